@@ -1,0 +1,107 @@
+//! The cluster key: a secret that all services of one deployment share.
+//!
+//! The client side attaches it to every call, the server side refuses calls
+//! without it. The comparison takes the same time wherever the keys differ.
+
+use std::fmt;
+
+use subtle::ConstantTimeEq;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::{Request, Status};
+
+/// Metadata that carries the key.
+pub const METADATA: &str = "x-spyglass-cluster-key";
+
+/// Shortest key accepted, in characters.
+pub const MIN_LENGTH: usize = 8;
+
+/// A cluster key that is fit to be sent as metadata.
+#[derive(Clone)]
+pub struct ClusterKey(MetadataValue<Ascii>);
+
+impl fmt::Debug for ClusterKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ClusterKey(…)")
+    }
+}
+
+/// Why a string is no cluster key.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum KeyError {
+    /// Fewer than [`MIN_LENGTH`] characters.
+    #[error("the cluster key is shorter than {MIN_LENGTH} characters")]
+    TooShort,
+    /// Not visible ASCII.
+    #[error("the cluster key has a character that is not visible ASCII")]
+    NotAscii,
+}
+
+impl ClusterKey {
+    /// Checks `key`.
+    pub fn new(key: &str) -> Result<Self, KeyError> {
+        if key.len() < MIN_LENGTH {
+            return Err(KeyError::TooShort);
+        }
+        if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(KeyError::NotAscii);
+        }
+        let mut value = MetadataValue::try_from(key).map_err(|_| KeyError::NotAscii)?;
+        value.set_sensitive(true);
+        Ok(Self(value))
+    }
+}
+
+/// Attaches the key to every call of a client.
+#[derive(Clone, Debug)]
+pub struct Attach(pub ClusterKey);
+
+impl Interceptor for Attach {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        request.metadata_mut().insert(METADATA, self.0.0.clone());
+        Ok(request)
+    }
+}
+
+/// Refuses calls that do not carry the key.
+#[derive(Clone, Debug)]
+pub struct Require(pub ClusterKey);
+
+impl Interceptor for Require {
+    fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
+        let given = request.metadata().get(METADATA);
+        let right = given.is_some_and(|given| {
+            bool::from(given.as_encoded_bytes().ct_eq(self.0.0.as_encoded_bytes()))
+        });
+        if right {
+            Ok(request)
+        } else {
+            Err(Status::unauthenticated(
+                "wrong or missing cluster key: start every service with the same --cluster-key",
+            ))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_without_the_key_is_refused() {
+        let key = ClusterKey::new("correct-horse").unwrap();
+        let mut require = Require(key.clone());
+        assert!(require.call(Request::new(())).is_err());
+        let other = Attach(ClusterKey::new("correct-house").unwrap()).call(Request::new(()));
+        assert!(require.call(other.unwrap()).is_err());
+        let right = Attach(key).call(Request::new(()));
+        assert!(require.call(right.unwrap()).is_ok());
+    }
+
+    #[test]
+    fn a_key_is_long_enough_and_printable() {
+        assert_eq!(ClusterKey::new("short").unwrap_err(), KeyError::TooShort);
+        assert_eq!(ClusterKey::new("has a space").unwrap_err(), KeyError::NotAscii);
+        assert!(!format!("{:?}", ClusterKey::new("not-for-logs").unwrap()).contains("not-for"));
+    }
+}
