@@ -1,0 +1,493 @@
+//! One RTMP connection: a publisher, a push viewer, or somebody who is neither.
+//!
+//! Reads the socket, feeds `spyglass_rtmp::Server`, and carries what it
+//! returns to the broadcast's task and back. Tokens are checked here, before
+//! anything is answered.
+
+use std::collections::VecDeque;
+use std::future::pending;
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::{Buf as _, Bytes};
+use spyglass_daemon::{Shutdown, now_utc, random};
+use spyglass_media::BroadcastId;
+use spyglass_rtmp::{Event, Limits, Refusal, Request, RequestId, Server};
+use spyglass_token::Denied;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::{mpsc, oneshot};
+use tracing::{debug, info};
+
+use crate::broadcast::{Arrival, Broadcast, Candidate, Input, Order, PlayAnswer, PublishAnswer};
+use crate::gate::Place;
+use crate::life::ConnectionId;
+use crate::pace::Pace;
+use crate::registry::Registry;
+use crate::viewer::{Mailbox, Taken};
+
+/// Bytes read at once.
+const READ: usize = 64 * 1024;
+
+/// Buffers given to one vectored write.
+const VECTOR: usize = 16;
+
+/// A peer that takes nothing for this long is gone.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a publisher may send ahead of its rate.
+const BURST: Duration = Duration::from_secs(8);
+
+/// The longest a peer may take to read a refusal.
+const LINGER: Duration = Duration::from_secs(1);
+
+static CONNECTIONS: AtomicU64 = AtomicU64::new(1);
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    #[error("closed by the peer")]
+    Peer,
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("{0}")]
+    Protocol(#[from] spyglass_rtmp::Error),
+    #[error("refused: {0}")]
+    Refused(&'static str),
+    #[error("closed: {0}")]
+    Closed(&'static str),
+    #[error("took nothing for {} s", WRITE_TIMEOUT.as_secs())]
+    WriteTimeout,
+}
+
+/// Serves one connection to its end.
+pub async fn serve<R, W>(
+    registry: Arc<Registry>,
+    (reader, writer): (R, W),
+    peer: SocketAddr,
+    place: Place,
+    shutdown: Shutdown,
+) where
+    R: AsyncRead + Unpin + Send,
+    W: AsyncWrite + Unpin + Send,
+{
+    let mut connection = Connection::new(registry, reader, writer, place);
+    let end = tokio::select! {
+        end = connection.run() => end,
+        () = shutdown.requested() => End::Closed("origin stops"),
+    };
+    connection.leave().await;
+    match connection.role {
+        Role::Stranger => debug!(%peer, %end, "RTMP connection"),
+        Role::Publisher(ref link) => {
+            info!(%peer, broadcast = %link.broadcast.id, %end, "publisher left");
+        }
+        Role::Viewer(ref mailbox) => {
+            info!(%peer, broadcast = %mailbox.broadcast, viewer = %mailbox.viewer, %end, "push viewer left");
+        }
+    }
+}
+
+enum Role {
+    Stranger,
+    Publisher(Link),
+    Viewer(Arc<Mailbox>),
+}
+
+/// A publisher's link with its broadcast.
+struct Link {
+    id: ConnectionId,
+    broadcast: Arc<Broadcast>,
+    orders: mpsc::Receiver<Order>,
+    pace: Pace,
+}
+
+/// A publish that the broadcast's task has not decided yet.
+struct Asked {
+    request: RequestId,
+    answer: oneshot::Receiver<PublishAnswer>,
+}
+
+struct Connection<R, W> {
+    registry: Arc<Registry>,
+    reader: R,
+    writer: W,
+    place: Place,
+    server: Server,
+    role: Role,
+    asked: Option<Asked>,
+    pending: VecDeque<Bytes>,
+    /// When what is pending was last written to, or became pending.
+    progress: Instant,
+    /// The publisher's socket is not read before this.
+    resume_reading: Option<Instant>,
+}
+
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<R, W> {
+    fn new(registry: Arc<Registry>, reader: R, writer: W, place: Place) -> Self {
+        let now = now();
+        Self {
+            registry,
+            reader,
+            writer,
+            place,
+            server: Server::new(Limits::default(), random(), now),
+            role: Role::Stranger,
+            asked: None,
+            pending: VecDeque::new(),
+            progress: now,
+            resume_reading: None,
+        }
+    }
+
+    async fn run(&mut self) -> End {
+        let mut buffer = vec![0; READ];
+        loop {
+            if let Err(end) = self.step(&mut buffer).await {
+                return end;
+            }
+        }
+    }
+
+    /// Waits for one thing to happen and deals with it.
+    async fn step(&mut self, buffer: &mut [u8]) -> Result<(), End> {
+        self.collect_output()?;
+        let deadline = self.next_deadline();
+        let paused = self.resume_reading.is_some() || self.asked.is_some();
+        let happened = tokio::select! {
+            biased;
+            written = write(&mut self.writer, &self.pending), if !self.pending.is_empty() => {
+                Happened::Written(written?)
+            }
+            happened = order_or_ready(&mut self.role) => happened,
+            answer = answered(&mut self.asked) => Happened::Answered(answer),
+            count = self.reader.read(buffer), if !paused => Happened::Read(count?),
+            () = sleep_until(deadline) => Happened::Deadline,
+        };
+        match happened {
+            Happened::Written(count) => self.on_written(count),
+            Happened::Order(Order::Ping) => self.server.ping(now()),
+            Happened::Order(Order::Cut) => return Err(End::Closed("another publisher, or the end")),
+            // What is ready is collected before the next wait.
+            Happened::MailReady => {}
+            Happened::Answered(answer) => self.on_answer(answer)?,
+            Happened::Read(0) => return Err(End::Peer),
+            Happened::Read(count) => self.on_bytes(&buffer[..count]).await?,
+            Happened::Deadline => self.on_deadline()?,
+        }
+        Ok(())
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let write = (!self.pending.is_empty()).then_some(self.progress + WRITE_TIMEOUT);
+        [self.server.next_deadline(), write, self.resume_reading].into_iter().flatten().min()
+    }
+
+    fn on_deadline(&mut self) -> Result<(), End> {
+        let now = now();
+        if self.resume_reading.is_some_and(|until| until <= now) {
+            self.resume_reading = None;
+        }
+        if !self.pending.is_empty() && self.progress + WRITE_TIMEOUT <= now {
+            return Err(End::WriteTimeout);
+        }
+        self.server.on_deadline(now)?;
+        Ok(())
+    }
+
+    fn collect_output(&mut self) -> Result<(), End> {
+        let idle = self.pending.is_empty();
+        let output = self.server.take_output();
+        if !output.is_empty() {
+            self.pending.push_back(output);
+        }
+        if let Role::Viewer(mailbox) = &self.role
+            && let Taken::Close(reason) = mailbox.take(idle, &mut self.pending)
+        {
+            self.server.end_play();
+            self.pending.push_back(self.server.take_output());
+            return Err(End::Closed(reason.as_str()));
+        }
+        if idle {
+            self.progress = now();
+        }
+        Ok(())
+    }
+
+    fn on_written(&mut self, mut count: usize) {
+        self.progress = now();
+        while let Some(front) = self.pending.front_mut() {
+            if count < front.len() {
+                front.advance(count);
+                return;
+            }
+            count -= front.len();
+            self.pending.pop_front();
+        }
+    }
+
+    async fn on_bytes(&mut self, bytes: &[u8]) -> Result<(), End> {
+        let now = now();
+        if let Role::Publisher(link) = &mut self.role {
+            self.resume_reading = link.pace.on_bytes(now, bytes.len()).map(|pause| now + pause);
+        }
+        let result = self.server.on_bytes(now, bytes);
+        while let Some(event) = self.server.next_event() {
+            self.on_event(event).await?;
+        }
+        Ok(result?)
+    }
+
+    async fn on_event(&mut self, event: Event) -> Result<(), End> {
+        match event {
+            Event::Publish(request) => self.on_publish(&request).await,
+            Event::Play(request) => self.on_play(&request).await,
+            Event::Media(message) => self.forward(|id| Input::Media(id, message)).await,
+            Event::Metadata(body) => self.forward(|id| Input::Metadata(id, body)).await,
+            Event::Pong => self.forward(Input::Alive).await,
+            Event::Stopped => match self.role {
+                Role::Stranger => Ok(()),
+                Role::Publisher(_) | Role::Viewer(_) => Err(End::Peer),
+            },
+            Event::Data(_) => Ok(()),
+        }
+    }
+
+    /// To the broadcast's task, waiting while it is busy: its own publisher is
+    /// slowed down and nobody else.
+    async fn forward(&mut self, input: impl FnOnce(ConnectionId) -> Input) -> Result<(), End> {
+        let Role::Publisher(link) = &self.role else { return Ok(()) };
+        let sent = link.broadcast.inputs.send(input(link.id)).await;
+        sent.map_err(|_| End::Closed("the broadcast is gone"))
+    }
+
+    // ---- publish
+
+    async fn on_publish(&mut self, request: &Request) -> Result<(), End> {
+        match self.open_publish(request).await {
+            Ok(asked) => {
+                self.asked = Some(asked);
+                Ok(())
+            }
+            Err((reason, text)) => self.refuse(request.id, Refusal::PublishDenied, reason, text),
+        }
+    }
+
+    async fn open_publish(&mut self, request: &Request) -> Result<Asked, (&'static str, &'static str)> {
+        let id = named(request)?;
+        let token = request.token.as_deref().ok_or(NO_TOKEN)?;
+        let keys = self.registry.attachment.keys();
+        let grant = keys.verify_publish(token, now_utc()).map_err(denied)?;
+        if grant.broadcast != id {
+            return Err(denied(Denied::WrongBroadcast));
+        }
+        if Some(&grant.origin) != self.registry.config.id.as_ref() {
+            return Err(("wrong_origin", "this broadcast was placed on another origin: publish to the rtmp_url that came with the stream key"));
+        }
+        self.place.prove();
+        let full = |_| ("full", "this origin holds as many broadcasts as it takes: try again later");
+        let broadcast = self.registry.ensure_for(&grant).map_err(full)?;
+        let connection = ConnectionId(CONNECTIONS.fetch_add(1, Ordering::Relaxed));
+        let (answer, answered) = oneshot::channel();
+        let (orders, receiver) = mpsc::channel(4);
+        let candidate = Candidate { connection, grant, answer, orders };
+        let ended = |_| ("ended", ENDED);
+        broadcast.inputs.send(Input::Publish(candidate)).await.map_err(ended)?;
+        let pace = Pace::new(self.registry.config.publisher_mbit, BURST, now());
+        self.role = Role::Publisher(Link { id: connection, broadcast, orders: receiver, pace });
+        self.registry.metrics.publishers.inc();
+        Ok(Asked { request: request.id, answer: answered })
+    }
+
+    fn on_answer(&mut self, answer: Option<PublishAnswer>) -> Result<(), End> {
+        let Some(asked) = self.asked.take() else { return Ok(()) };
+        match answer {
+            Some(PublishAnswer::Accepted) => {
+                self.server.accept(asked.request);
+                Ok(())
+            }
+            Some(PublishAnswer::Busy) => {
+                let text = "another encoder is publishing this broadcast: stop it first";
+                self.refuse(asked.request, Refusal::PublishBadName, "busy", text)
+            }
+            Some(PublishAnswer::Ended) | None => {
+                self.refuse(asked.request, Refusal::PublishDenied, "ended", ENDED)
+            }
+        }
+    }
+
+    // ---- play
+
+    async fn on_play(&mut self, request: &Request) -> Result<(), End> {
+        let (mailbox, answer) = match self.open_play(request).await {
+            Ok(opened) => opened,
+            Err((reason, text)) => {
+                let refusal = if reason == "ended" {
+                    Refusal::PlayStreamNotFound
+                } else {
+                    Refusal::PlayDenied
+                };
+                return self.refuse(request.id, refusal, reason, text);
+            }
+        };
+        match answer.await {
+            Ok(PlayAnswer::Accepted) => {
+                self.role = Role::Viewer(mailbox);
+                self.registry.metrics.push_viewers().inc();
+                self.server.accept(request.id);
+                Ok(())
+            }
+            Ok(PlayAnswer::SeatTaken) => {
+                let text = "a newer token holds this seat: join again";
+                self.refuse(request.id, Refusal::PlayDenied, "seat_taken", text)
+            }
+            Ok(PlayAnswer::Ended) | Err(_) => {
+                self.refuse(request.id, Refusal::PlayStreamNotFound, "ended", ENDED)
+            }
+        }
+    }
+
+    async fn open_play(
+        &mut self,
+        request: &Request,
+    ) -> Result<(Arc<Mailbox>, oneshot::Receiver<PlayAnswer>), (&'static str, &'static str)> {
+        let id = named(request)?;
+        let token = request.token.as_deref().ok_or(NO_TOKEN)?;
+        let attachment = &self.registry.attachment;
+        let grant = attachment.keys().verify_watch(token, now_utc()).map_err(denied)?;
+        if grant.broadcast != id {
+            return Err(denied(Denied::WrongBroadcast));
+        }
+        let (true, Some(seat)) = (grant.push, grant.seat) else {
+            return Err(("no_push_seat", "this token has no push seat: play the HLS URL that came with it"));
+        };
+        if attachment.revoked(id, grant.viewer) {
+            return Err(("revoked", "this token was revoked"));
+        }
+        self.place.prove();
+        let full = |_| ("full", "this origin holds as many broadcasts as it takes: try again later");
+        // Until its publisher or control says otherwise, nobody else may see it.
+        let broadcast = self.registry.ensure(id, true).map_err(full)?;
+        let limits = self.registry.config.queue_limits();
+        let seat = (seat, grant.generation);
+        let mailbox = Arc::new(Mailbox::new(id, grant.viewer, seat, now_utc(), limits));
+        let (answer, answered) = oneshot::channel();
+        let arrival = Arrival { mailbox: Arc::clone(&mailbox), answer };
+        let ended = |_| ("ended", ENDED);
+        broadcast.inputs.send(Input::Play(arrival)).await.map_err(ended)?;
+        Ok((mailbox, answered))
+    }
+
+    fn refuse(
+        &mut self,
+        request: RequestId,
+        refusal: Refusal,
+        reason: &'static str,
+        text: &'static str,
+    ) -> Result<(), End> {
+        self.server.reject(request, refusal, text);
+        self.pending.push_back(self.server.take_output());
+        Err(End::Refused(reason))
+    }
+
+    // ---- the end
+
+    /// Writes what the peer should still read, and tells the broadcast.
+    async fn leave(&mut self) {
+        match &self.role {
+            Role::Stranger => {}
+            Role::Publisher(link) => {
+                self.registry.metrics.publishers.dec();
+                let closed = link.broadcast.inputs.send(Input::Closed(link.id));
+                // Gone with the broadcast, or told: nothing else to do.
+                let _ = closed.await;
+            }
+            Role::Viewer(mailbox) => {
+                self.registry.metrics.push_viewers().dec();
+                if let Some(broadcast) = self.registry.get(mailbox.broadcast) {
+                    let _ = broadcast.inputs.send(Input::Left(Arc::clone(mailbox))).await;
+                }
+            }
+        }
+        let _ = tokio::time::timeout(LINGER, self.flush_and_close()).await;
+    }
+
+    /// A close that leaves unread bytes resets the connection, and the peer
+    /// may lose the answer: so it is flushed, shut down, and read to the end.
+    async fn flush_and_close(&mut self) -> io::Result<()> {
+        while !self.pending.is_empty() {
+            let count = write(&mut self.writer, &self.pending).await?;
+            self.on_written(count);
+        }
+        self.writer.shutdown().await?;
+        let mut rest = [0; 4096];
+        while self.reader.read(&mut rest).await? > 0 {}
+        Ok(())
+    }
+}
+
+const NO_TOKEN: (&str, &str) =
+    ("no_token", "no token: the stream key is <broadcast id>?token=<token>, as control gave it");
+const ENDED: &str = "this broadcast has ended: create a new one";
+
+fn denied(denied: Denied) -> (&'static str, &'static str) {
+    (denied.as_str(), denied.advice())
+}
+
+fn named(request: &Request) -> Result<BroadcastId, (&'static str, &'static str)> {
+    if request.app != "live" {
+        return Err(("wrong_app", "the application is 'live': rtmp://HOST:PORT/live/<stream key>"));
+    }
+    request.name.parse().map_err(|_| ("no_such_broadcast", "the stream key does not begin with a broadcast id"))
+}
+
+enum Happened {
+    Written(usize),
+    Order(Order),
+    MailReady,
+    Answered(Option<PublishAnswer>),
+    Read(usize),
+    Deadline,
+}
+
+async fn order_or_ready(role: &mut Role) -> Happened {
+    match role {
+        Role::Stranger => pending().await,
+        Role::Publisher(link) => Happened::Order(link.orders.recv().await.unwrap_or(Order::Cut)),
+        Role::Viewer(mailbox) => {
+            mailbox.ready().await;
+            Happened::MailReady
+        }
+    }
+}
+
+async fn answered(asked: &mut Option<Asked>) -> Option<PublishAnswer> {
+    match asked {
+        Some(asked) => (&mut asked.answer).await.ok(),
+        None => pending().await,
+    }
+}
+
+async fn write(writer: &mut (impl AsyncWrite + Unpin), from: &VecDeque<Bytes>) -> io::Result<usize> {
+    let mut slices = [IoSlice::new(&[]); VECTOR];
+    let mut count = 0;
+    for (slice, bytes) in slices.iter_mut().zip(from) {
+        *slice = IoSlice::new(bytes);
+        count += 1;
+    }
+    let written = writer.write_vectored(&slices[..count]).await?;
+    if written == 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(written) }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => pending().await,
+    }
+}

@@ -1,0 +1,352 @@
+//! The broadcasts of this origin, and what edges and control are told of them.
+//!
+//! The one shared map: a lock held for a look-up or an insertion. Everything
+//! about a single broadcast is its task's (`broadcast/task.rs`); this file
+//! starts those tasks, tells the directory's readers what changed, and sweeps
+//! what is over.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use spyglass_api::control::{self, BroadcastEvent, BroadcastRecord, Load};
+use spyglass_api::upstream::{BroadcastState, DirectoryEntry, Expire};
+use spyglass_daemon::attach::{Attachment, Source};
+use spyglass_daemon::now_utc;
+use spyglass_hls::segmenter::{self, Resume};
+use spyglass_media::{BroadcastId, UtcTime};
+use spyglass_token::PublishGrant;
+use tokio::sync::broadcast;
+use tracing::error;
+
+use crate::broadcast::{self as live, Broadcast, Input, Record, Setup};
+use crate::config::Config;
+use crate::journal::{Journal, Restored};
+use crate::life::Phase;
+use crate::metrics::Metrics;
+
+/// Changes an edge's watch may be behind before it gets a new snapshot.
+const CHANGES: usize = 4_096;
+
+/// Ids of ended broadcasts answer 410 this long.
+const TOMBSTONE: Duration = Duration::from_secs(24 * 3600);
+
+/// A broadcast that was announced and never published is forgotten after this;
+/// no publish token lives longer.
+const UNUSED: Duration = Duration::from_secs(24 * 3600);
+
+/// What edges that watch are told.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// The directory's entry for a broadcast is now this.
+    Directory(DirectoryEntry),
+    /// A broadcast has a new list.
+    Expire(BroadcastId),
+}
+
+/// All broadcasts of this process.
+#[derive(Debug)]
+pub struct Registry {
+    /// Limits and times.
+    pub config: Config,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Keeps what must survive a restart.
+    pub journal: Journal,
+    /// The link with control.
+    pub attachment: Attachment,
+    /// Names this process among those that were this origin.
+    pub incarnation: u64,
+    /// When this process started; with `fresh`, what tells that state was lost.
+    started: UtcTime,
+    /// The journal was empty at the start.
+    fresh: bool,
+    broadcasts: Mutex<HashMap<BroadcastId, Arc<Broadcast>>>,
+    changes: broadcast::Sender<Change>,
+}
+
+/// Why a broadcast cannot be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+impl Registry {
+    /// Starts every broadcast that the journal knows.
+    pub fn open(
+        config: Config,
+        metrics: Metrics,
+        journal: Journal,
+        attachment: Attachment,
+        incarnation: u64,
+        found: Vec<(BroadcastId, Record, Restored)>,
+    ) -> Arc<Self> {
+        let registry = Arc::new(Self {
+            fresh: found.is_empty(),
+            config,
+            metrics,
+            journal,
+            attachment,
+            incarnation,
+            started: now_utc(),
+            broadcasts: Mutex::new(HashMap::new()),
+            changes: broadcast::Sender::new(CHANGES),
+        });
+        for (id, record, restored) in found {
+            let setup = Setup { id, record, restored: Some(restored), floor: None };
+            let broadcast = live::spawn(&registry, setup);
+            registry.broadcasts.lock().insert(id, broadcast);
+        }
+        registry
+    }
+
+    /// A broadcast by id.
+    pub fn get(&self, id: BroadcastId) -> Option<Arc<Broadcast>> {
+        self.broadcasts.lock().get(&id).cloned()
+    }
+
+    /// A broadcast by id, announced now if it was not known: by control, by a
+    /// publisher's token, or by a viewer who came before either.
+    pub fn ensure(self: &Arc<Self>, id: BroadcastId, private: bool) -> Result<Arc<Broadcast>, Full> {
+        self.open_broadcast(id, private, None)
+    }
+
+    /// A broadcast that a verified publisher names.
+    pub fn ensure_for(self: &Arc<Self>, grant: &PublishGrant) -> Result<Arc<Broadcast>, Full> {
+        // A token older than this process, and a journal that knew nothing:
+        // the broadcast may have been live before, so its numbers begin where
+        // they can't have been used.
+        let lost = self.fresh && grant.issued < self.started;
+        let floor = lost.then(|| {
+            let seconds = now_utc().since(grant.issued).as_secs();
+            Resume {
+                next_sequence: seconds,
+                epoch: u32::try_from(seconds).unwrap_or(u32::MAX / 2),
+                ..Resume::default()
+            }
+        });
+        self.open_broadcast(grant.broadcast, grant.private, floor)
+    }
+
+    fn open_broadcast(
+        self: &Arc<Self>,
+        id: BroadcastId,
+        private: bool,
+        floor: Option<Resume>,
+    ) -> Result<Arc<Broadcast>, Full> {
+        let mut broadcasts = self.broadcasts.lock();
+        if let Some(broadcast) = broadcasts.get(&id) {
+            return Ok(Arc::clone(broadcast));
+        }
+        if broadcasts.len() >= self.config.max_broadcasts {
+            let gone = broadcasts.values().filter(|broadcast| broadcast.phase() == Phase::Gone);
+            let oldest = gone.min_by_key(|broadcast| broadcast.record().ended).map(|gone| gone.id);
+            let Some(oldest) = oldest else { return Err(Full) };
+            broadcasts.remove(&oldest);
+            self.journal.remove(oldest);
+            self.change(directory_entry(oldest, BroadcastState::Removed, true, self.incarnation));
+        }
+        let record = Record::created(now_utc(), private, Bytes::new());
+        let setup = Setup { id, record, restored: None, floor };
+        let broadcast = live::spawn(self, setup);
+        broadcasts.insert(id, Arc::clone(&broadcast));
+        drop(broadcasts);
+        self.change(self.entry(&broadcast));
+        Ok(broadcast)
+    }
+
+    /// A broadcast's task has panicked: it goes on from its journal.
+    pub(crate) fn revive(self: &Arc<Self>, id: BroadcastId) {
+        error!(broadcast = %id, "the broadcast's task failed; it goes on from its journal");
+        let mut broadcasts = self.broadcasts.lock();
+        broadcasts.remove(&id);
+        match self.journal.read(id) {
+            Ok(Some((record, restored))) => {
+                let setup = Setup { id, record, restored: Some(restored), floor: None };
+                broadcasts.insert(id, live::spawn(self, setup));
+            }
+            Ok(None) => {}
+            Err(error) => error!(broadcast = %id, %error, "journal page not readable"),
+        }
+    }
+
+    // ---- what edges are told
+
+    /// All changes from now on.
+    pub fn subscribe(&self) -> broadcast::Receiver<Change> {
+        self.changes.subscribe()
+    }
+
+    /// The directory as it stands.
+    pub fn directory(&self) -> Vec<DirectoryEntry> {
+        let broadcasts: Vec<_> = self.broadcasts.lock().values().cloned().collect();
+        broadcasts.iter().map(|broadcast| self.entry(broadcast)).collect()
+    }
+
+    /// The version of a broadcast's newest list, if it has one.
+    pub fn current(&self, id: BroadcastId) -> Option<Expire> {
+        let list = self.get(id)?.list.borrow().clone()?;
+        Some(Expire {
+            broadcast: id.to_string(),
+            version: Some(list.version.into()),
+            position: Some(list.position.into()),
+            incarnation: self.incarnation,
+        })
+    }
+
+    /// Tells edges what the directory now says of this broadcast.
+    pub fn announce(&self, id: BroadcastId) {
+        if let Some(broadcast) = self.get(id) {
+            self.change(self.entry(&broadcast));
+        }
+    }
+
+    /// Tells edges that this broadcast has a new list.
+    pub fn expire(&self, id: BroadcastId) {
+        // Nobody watching is fine.
+        let _ = self.changes.send(Change::Expire(id));
+    }
+
+    fn change(&self, entry: DirectoryEntry) {
+        let _ = self.changes.send(Change::Directory(entry));
+    }
+
+    fn entry(&self, broadcast: &Broadcast) -> DirectoryEntry {
+        let record = broadcast.record();
+        let state = match record.phase {
+            Phase::Created => BroadcastState::Created,
+            Phase::Live => BroadcastState::Live,
+            Phase::Interrupted => BroadcastState::Interrupted,
+            Phase::Ended => BroadcastState::Ended,
+            Phase::Gone => BroadcastState::Gone,
+        };
+        let mut entry = directory_entry(broadcast.id, state, record.private, self.incarnation);
+        let target = record.chunk.map(|chunk| segmenter::Config { chunk }.target_duration());
+        entry.target_duration_ms = target.map_or(0, |target| target.as_millis() as u32);
+        entry
+    }
+
+    // ---- what control is told
+
+    /// A broadcast entered another phase.
+    pub fn on_phase(&self, id: BroadcastId, at: UtcTime) {
+        let Some(broadcast) = self.get(id) else { return };
+        let record = broadcast.record();
+        self.change(self.entry(&broadcast));
+        if matches!(record.phase, Phase::Ended | Phase::Gone) {
+            self.metrics.forget(id);
+        }
+        if record.phase != Phase::Gone {
+            self.attachment.event(BroadcastEvent {
+                broadcast: id.to_string(),
+                phase: control_phase(record.phase).into(),
+                at_ms: at.millis(),
+                epoch: record.epoch,
+            });
+        }
+    }
+
+    /// Forgets tombstones and announcements whose time is over.
+    pub fn sweep(&self, now: UtcTime) {
+        let over = |broadcast: &Broadcast| {
+            let record = broadcast.record();
+            match record.phase {
+                Phase::Gone => record.ended.is_none_or(|ended| now.since(ended) > TOMBSTONE),
+                Phase::Created => now.since(record.created) > UNUSED,
+                Phase::Live | Phase::Interrupted | Phase::Ended => false,
+            }
+        };
+        let mut swept = Vec::new();
+        self.broadcasts.lock().retain(|id, broadcast| {
+            let keep = !over(broadcast);
+            if !keep {
+                swept.push(*id);
+            }
+            keep
+        });
+        for id in swept {
+            self.journal.remove(id);
+            self.change(directory_entry(id, BroadcastState::Removed, true, self.incarnation));
+        }
+    }
+
+    /// Asks every broadcast's task for something; one that is too busy to take
+    /// it is left out.
+    pub fn ask(&self, id: BroadcastId, input: Input) {
+        if let Some(broadcast) = self.get(id)
+            && broadcast.inputs.try_send(input).is_err()
+        {
+            error!(broadcast = %id, "the broadcast's task did not take a request");
+        }
+    }
+}
+
+fn directory_entry(
+    id: BroadcastId,
+    state: BroadcastState,
+    private: bool,
+    incarnation: u64,
+) -> DirectoryEntry {
+    DirectoryEntry {
+        broadcast: id.to_string(),
+        state: state.into(),
+        private,
+        incarnation,
+        target_duration_ms: 0,
+    }
+}
+
+fn control_phase(phase: Phase) -> control::Phase {
+    match phase {
+        Phase::Created => control::Phase::Created,
+        Phase::Live => control::Phase::Live,
+        Phase::Interrupted => control::Phase::Interrupted,
+        Phase::Ended | Phase::Gone => control::Phase::Ended,
+    }
+}
+
+/// What the link with control asks of this origin. It exists before the
+/// registry does, because the registry needs the link.
+#[derive(Debug, Default)]
+pub struct Reports(Mutex<Weak<Registry>>);
+
+impl Reports {
+    /// From now on, report this registry.
+    pub fn of(&self, registry: &Arc<Registry>) {
+        *self.0.lock() = Arc::downgrade(registry);
+    }
+
+    fn registry(&self) -> Option<Arc<Registry>> {
+        self.0.lock().upgrade()
+    }
+}
+
+impl Source for Reports {
+    fn load(&self) -> Load {
+        let Some(registry) = self.registry() else { return Load::default() };
+        let live = registry.metrics.publishers.get();
+        Load {
+            viewers: u32::try_from(registry.metrics.push_viewers().get()).unwrap_or(0),
+            broadcasts: u32::try_from(live).unwrap_or(0),
+            ..Load::default()
+        }
+    }
+
+    fn records(&self) -> Vec<BroadcastRecord> {
+        let Some(registry) = self.registry() else { return Vec::new() };
+        let broadcasts: Vec<_> = registry.broadcasts.lock().values().cloned().collect();
+        let known = broadcasts.iter().map(|broadcast| (broadcast.id, broadcast.record()));
+        known
+            .filter(|(_, record)| record.phase != Phase::Gone)
+            .map(|(id, record)| BroadcastRecord {
+                broadcast: id.to_string(),
+                phase: control_phase(record.phase).into(),
+                started_at_ms: record.started.map_or(0, UtcTime::millis),
+                ended_at_ms: record.ended.map_or(0, UtcTime::millis),
+                epoch: record.epoch,
+                memo: record.memo,
+                private: record.private,
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,25 @@
+# `just` wraps the scripts; everything works without it.
+
+# What there is.
+default:
+    @just --list
+
+# The whole system with a demo broadcast.
+up *args:
+    ./scripts/up {{args}}
+
+# Every test.
+test *names:
+    ./scripts/test {{names}}
+
+# Dependencies point one way, and pure code stays pure.
+layering:
+    ./scripts/layering
+
+# Licences, duplicates, banned crates (needs cargo-deny).
+deny:
+    cargo deny --locked check bans licenses sources
+
+# How long a frame and a chunk take, printed; no assertion.
+bench:
+    ./scripts/bench

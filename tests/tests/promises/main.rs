@@ -1,0 +1,18 @@
+//! One file for each promise, named after it.
+
+mod a_private_broadcast_is_a_secret;
+mod a_publisher_comes_back;
+mod a_slow_viewer_costs_only_itself;
+mod broadcasts_outlive_control;
+mod chunks_are_the_same_on_every_edge;
+mod edge_restart_loses_nobody;
+mod first_poll_fetches_once;
+mod hostile_input_costs_one_connection;
+mod no_frame_before_the_token;
+mod notices_are_hints;
+mod origin_restart_keeps_sequence;
+mod seat_101_gets_hls;
+mod sixty_seconds_play_everywhere;
+mod the_demo_is_watchable;
+mod the_end_is_told;
+mod two_publishers_one_writer;
