@@ -1,0 +1,403 @@
+//! An HLS viewer: polls the chunklist, fetches inits and new chunks in
+//! sequence, tells when each arrived and when it was captured.
+//!
+//! `list` reads playlists, `follow` decides; this file asks. Playing, i.e. what
+//! waits and what stalls, is [`crate::player`]. When an edge fails, the viewer
+//! goes on at the next one where it was: a sequence names the same bytes on all.
+//!
+//! Not implemented: LL-HLS (blocking reload, parts), encryption, byte ranges.
+
+mod follow;
+mod list;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{AGE, RETRY_AFTER};
+use http::{HeaderName, Uri};
+use spyglass_media::{MediaTime, UtcTime};
+use tokio::time::{Instant, sleep_until};
+
+use self::follow::{Follower, Next};
+use self::list::{List, Playlist, parse};
+use crate::http::{Answer, Ask, Http, problem_text};
+use crate::stamp::Init;
+use crate::{Error, random, url, utc_now};
+
+/// When to look at the chunklist again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Poll {
+    /// As draft-pantos-hls-rfc8216bis section 6.3.4 asks of clients: after the
+    /// last chunk's duration, or half the target duration when nothing was new.
+    Paced,
+    /// After a random time between two. The paper's app: 2 s to 2.8 s (P-32);
+    /// its crawler: 0.1 s (P-60).
+    Between(Duration, Duration),
+}
+
+impl Poll {
+    /// What the paper measured of the app.
+    pub const PAPER: Self = Self::Between(Duration::from_secs(2), Duration::from_millis(2800));
+}
+
+/// How to view.
+#[derive(Clone)]
+pub struct Config {
+    /// Playlists to play, multivariant or media; the nearest edge's first, others
+    /// to turn to when it fails.
+    pub urls: Vec<String>,
+    /// When to poll.
+    pub poll: Poll,
+    /// How far before the newest chunk to begin.
+    pub prebuffer: Duration,
+    /// How long to bear nothing but failures before giving up. An edge that
+    /// answers 503 (nothing to play yet) does not fail.
+    pub patience: Duration,
+}
+
+impl Config {
+    /// Paced polls, 9 s of pre-buffer, 20 s of patience.
+    pub fn new(urls: Vec<String>) -> Self {
+        Self {
+            urls,
+            poll: Poll::Paced,
+            prebuffer: Duration::from_secs(9),
+            patience: Duration::from_secs(20),
+        }
+    }
+}
+
+/// What a viewer meets, in order of sequence.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A chunk, whole.
+    Chunk(Chunk),
+    /// The list says that there is no media here (EXT-X-GAP).
+    Gap {
+        /// Its place.
+        sequence: u64,
+        /// How long nothing is there.
+        duration: Duration,
+    },
+    /// A chunk could not be had from any edge.
+    Missed {
+        /// Its place.
+        sequence: u64,
+    },
+    /// The broadcast is over and every chunk was handed out.
+    Ended,
+}
+
+/// A chunk that arrived.
+#[derive(Clone, Debug)]
+pub struct Chunk {
+    /// Its place.
+    pub sequence: u64,
+    /// On a clock that begins with the first chunk this viewer fetched.
+    pub start: MediaTime,
+    /// As the list says.
+    pub duration: Duration,
+    /// As the list says, or counted on from the last that it says.
+    pub date: Option<UtcTime>,
+    /// Time stamps begin anew here.
+    pub discontinuity: bool,
+    /// When its first video frame was captured, by the stamp in it.
+    pub captured: Option<UtcTime>,
+    /// It was listed while this viewer watched, rather than before it came; only
+    /// then does `listed` tell anything about delay.
+    pub fresh: bool,
+    /// When the list that named it was here: stamp (14) of the paper.
+    pub listed: UtcTime,
+    /// When it was asked for.
+    pub requested: UtcTime,
+    /// When it was here: stamp (15).
+    pub arrived: UtcTime,
+    /// The same by the clock that does not jump.
+    pub arrived_at: Instant,
+    /// `moof` and `mdat`.
+    pub bytes: Bytes,
+    /// The init of its epoch, as served; empty when the list names none.
+    pub init: Bytes,
+    /// What the edge's cache said (RFC 9211).
+    pub cache_status: Option<String>,
+    /// Whole seconds the list had waited in the edge.
+    pub list_age: Option<u64>,
+}
+
+const MAX_LIST: usize = 2 * 1024 * 1024;
+const MAX_CHUNK: usize = 128 * 1024 * 1024;
+const MAX_INIT: usize = 1024 * 1024;
+/// A list may be held back for a target duration, an unborn one for 8 s.
+const LIST_WITHIN: Duration = Duration::from_secs(15);
+const CHUNK_WITHIN: Duration = Duration::from_secs(30);
+const CHUNK_TRIES: u32 = 3;
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+/// See the module's documentation.
+pub struct HlsViewer {
+    config: Config,
+    http: Http,
+    edges: Vec<Uri>,
+    edge: usize,
+    /// The media playlist at the current edge, once known.
+    media: Option<Uri>,
+    follower: Follower,
+    queue: VecDeque<Next>,
+    listed: UtcTime,
+    list_age: Option<u64>,
+    last: List,
+    init: Option<(String, Bytes, Option<Init>)>,
+    due: Instant,
+    failures: u32,
+    failing_since: Option<Instant>,
+}
+
+impl HlsViewer {
+    /// A viewer that has asked for nothing yet.
+    ///
+    /// # Errors
+    /// When an address is none, or there is none at all.
+    pub fn new(config: Config) -> Result<Self, Error> {
+        let edges = config.urls.iter().map(|at| url::http(at)).collect::<Result<Vec<_>, _>>()?;
+        if edges.is_empty() {
+            return Err(Error::BadUrl { url: String::new(), reason: "there is nothing to play" });
+        }
+        let follower = Follower::new(config.prebuffer);
+        Ok(Self {
+            config,
+            http: Http::new(),
+            edges,
+            edge: 0,
+            media: None,
+            follower,
+            queue: VecDeque::new(),
+            listed: UtcTime::default(),
+            list_age: None,
+            last: List::default(),
+            init: None,
+            due: Instant::now(),
+            failures: 0,
+            failing_since: None,
+        })
+    }
+
+    /// The edge asked now, without the viewer's token.
+    pub fn edge(&self) -> String {
+        self.edges.get(self.edge).map(url::shown).unwrap_or_default()
+    }
+
+    /// The next chunk, gap or end. Dropping the future loses nothing but what
+    /// was already fetched of one object.
+    ///
+    /// # Errors
+    /// When the edge refuses this viewer (401, 403, 410), or nothing worked for
+    /// [`Config::patience`].
+    pub async fn next(&mut self) -> Result<Event, Error> {
+        loop {
+            if let Some(next) = self.queue.front().cloned() {
+                let event = self.fetch(&next).await?;
+                self.queue.pop_front();
+                return Ok(event);
+            }
+            if self.last.ended {
+                return Ok(Event::Ended);
+            }
+            sleep_until(self.due).await;
+            self.poll().await?;
+        }
+    }
+
+    async fn poll(&mut self) -> Result<(), Error> {
+        let began = Instant::now();
+        match self.load().await {
+            Ok(list) => {
+                self.failures = 0;
+                self.failing_since = None;
+                let changed = list != self.last;
+                self.queue.extend(self.follower.on_list(&list));
+                let last = list.items.last().map(|item| item.duration);
+                let random = u32::from_ne_bytes(random());
+                let poll = self.config.poll;
+                self.due =
+                    self.follower.next_poll(poll, began.into_std(), changed, last, random).into();
+                self.last = list;
+                Ok(())
+            }
+            Err(failure) => self.failed(failure),
+        }
+    }
+
+    async fn load(&mut self) -> Result<List, Failure> {
+        let index = self.edges.get(self.edge).cloned().unwrap_or_default();
+        let mut at = self.media.clone().unwrap_or_else(|| index.clone());
+        // A multivariant playlist leads to the media playlist in one step.
+        for _ in 0..2 {
+            let answer = self.get(&at, MAX_LIST, LIST_WITHIN).await?;
+            let parsed = parse(&answer.body).map_err(|reason| {
+                Failure::from(Error::BadAnswer { url: url::shown(&at), reason: reason.to_owned() })
+            })?;
+            match parsed {
+                Playlist::Variants(uri) => {
+                    at = url::resolve(&answer.uri, &uri).map_err(Failure::from)?;
+                }
+                Playlist::Media(list) => {
+                    self.listed = utc_now();
+                    self.list_age =
+                        answer.headers.get(AGE).and_then(|age| age.to_str().ok()?.parse().ok());
+                    self.media = Some(answer.uri);
+                    return Ok(list);
+                }
+            }
+        }
+        Err(Failure::from(Error::BadAnswer {
+            url: url::shown(&index),
+            reason: "multivariant playlists name one another".to_owned(),
+        }))
+    }
+
+    /// Decides what a failed load means: wait, another edge, or the end.
+    fn failed(&mut self, failure: Failure) -> Result<(), Error> {
+        if failure.fatal() {
+            return Err(failure.error);
+        }
+        let now = Instant::now();
+        if failure.error.status() == Some(503) {
+            self.failing_since = None;
+        } else {
+            let since = *self.failing_since.get_or_insert(now);
+            if now.saturating_duration_since(since) >= self.config.patience {
+                return Err(failure.error);
+            }
+        }
+        self.failures += 1;
+        if self.failures.is_multiple_of(2) {
+            self.next_edge();
+        }
+        let wait = failure.retry_after.unwrap_or(Duration::from_secs(1));
+        self.due = now + wait.clamp(Duration::from_millis(500), Duration::from_secs(10));
+        tracing::debug!(error = %failure.error, edge = self.edge(), "chunklist not loaded");
+        Ok(())
+    }
+
+    fn next_edge(&mut self) {
+        if self.edges.len() > 1 {
+            self.edge = (self.edge + 1) % self.edges.len();
+            self.media = None;
+        }
+    }
+
+    async fn fetch(&mut self, next: &Next) -> Result<Event, Error> {
+        if next.item.gap {
+            return Ok(Event::Gap { sequence: next.sequence, duration: next.item.duration });
+        }
+        let requested = utc_now();
+        for attempt in 0..CHUNK_TRIES {
+            match self.fetch_once(next).await {
+                Ok((answer, captured)) => {
+                    return Ok(Event::Chunk(Chunk {
+                        sequence: next.sequence,
+                        start: next.start,
+                        duration: next.item.duration,
+                        date: next.date,
+                        discontinuity: next.item.discontinuity,
+                        captured,
+                        fresh: next.fresh,
+                        listed: self.listed,
+                        requested,
+                        arrived: utc_now(),
+                        arrived_at: Instant::now(),
+                        cache_status: text(&answer, CACHE_STATUS),
+                        bytes: answer.body,
+                        init: self.init.as_ref().map(|init| init.1.clone()).unwrap_or_default(),
+                        list_age: self.list_age,
+                    }));
+                }
+                Err(failure) if failure.fatal() && failure.error.status() != Some(410) => {
+                    return Err(failure.error);
+                }
+                Err(failure) => {
+                    tracing::debug!(error = %failure.error, sequence = next.sequence, "chunk not had");
+                    if attempt + 1 < CHUNK_TRIES {
+                        self.other_edge().await;
+                        tokio::time::sleep(Duration::from_millis(300)).await;
+                    }
+                }
+            }
+        }
+        Ok(Event::Missed { sequence: next.sequence })
+    }
+
+    /// Turns to the next edge and learns its media playlist's address, which
+    /// chunks are named relative to.
+    async fn other_edge(&mut self) {
+        if self.edges.len() > 1 {
+            let (edge, media) = (self.edge, self.media.clone());
+            self.next_edge();
+            if self.load().await.is_err() {
+                (self.edge, self.media) = (edge, media);
+            }
+        }
+    }
+
+    async fn fetch_once(&mut self, next: &Next) -> Result<(Answer, Option<UtcTime>), Failure> {
+        let base = self.media.clone().unwrap_or_default();
+        if let Some(map) = &next.item.map
+            && self.init.as_ref().is_none_or(|(name, ..)| name != map)
+        {
+            let at = url::resolve(&base, map).map_err(Failure::from)?;
+            let answer = self.get(&at, MAX_INIT, CHUNK_WITHIN).await?;
+            let parsed = Init::parse(&answer.body).map_err(Failure::from)?;
+            self.init = Some((map.clone(), answer.body, Some(parsed)));
+        }
+        let at = url::resolve(&base, &next.item.uri).map_err(Failure::from)?;
+        let answer = self.get(&at, MAX_CHUNK, CHUNK_WITHIN).await?;
+        let captured = match self.init.as_ref().and_then(|init| init.2) {
+            Some(init) => init.captured(&answer.body).map_err(Failure::from)?,
+            None => None,
+        };
+        Ok((answer, captured))
+    }
+
+    async fn get(&self, uri: &Uri, limit: usize, within: Duration) -> Result<Answer, Failure> {
+        let answer = self.http.ask(Ask::get(uri, limit, within)).await.map_err(Failure::from)?;
+        if answer.status.is_success() {
+            return Ok(answer);
+        }
+        let retry_after = answer.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+        Err(Failure {
+            retry_after: retry_after.and_then(|text| text.parse().ok()).map(Duration::from_secs),
+            error: Error::EdgeRefused {
+                status: answer.status.as_u16(),
+                resource: url::file_name(uri).to_owned(),
+                detail: problem_text(answer.status, &answer.body),
+            },
+        })
+    }
+}
+
+fn text(answer: &Answer, name: HeaderName) -> Option<String> {
+    answer.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
+}
+
+/// A request that did not work.
+struct Failure {
+    error: Error,
+    retry_after: Option<Duration>,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self { error, retry_after: None }
+    }
+}
+
+impl Failure {
+    /// Asking again cannot help.
+    fn fatal(&self) -> bool {
+        matches!(self.error.status(), Some(400 | 401 | 403 | 405 | 410))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,157 @@
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::*;
+use crate::testing::{self, Answer, Server, answer, with_header};
+
+const INDEX: &str = "#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\nchunklist.m3u8\n";
+
+/// Chunk `first` and the two after it; ends when told.
+fn list(first: u64, ended: bool) -> String {
+    let mut text = format!(
+        "#EXTM3U\n#EXT-X-VERSION:6\n#EXT-X-TARGETDURATION:4\n#EXT-X-MEDIA-SEQUENCE:{first}\n\
+         #EXT-X-MAP:URI=\"1-init.mp4\"\n"
+    );
+    for sequence in first..first + 3 {
+        if sequence == 4 {
+            text.push_str("#EXT-X-GAP\n");
+        }
+        text.push_str(&format!("#EXTINF:3.000,\n1-{sequence}.m4s\n"));
+    }
+    if ended {
+        text.push_str("#EXT-X-ENDLIST\n");
+    }
+    text
+}
+
+fn captured(sequence: u64) -> UtcTime {
+    UtcTime::from_millis(1_700_000_000_000 + sequence as i64 * 3000)
+}
+
+/// An edge whose list moves on with each poll and ends at the fourth.
+fn edge(line: &str, polls: &AtomicU64) -> Answer {
+    match line.rsplit('/').next().unwrap_or_default() {
+        "index.m3u8" => answer(200, INDEX),
+        "chunklist.m3u8" => {
+            let poll = polls.fetch_add(1, Ordering::SeqCst).min(3);
+            with_header(answer(200, list(poll + 1, poll == 3)), "age", "1")
+        }
+        "1-init.mp4" => answer(200, testing::init()),
+        name => {
+            let sequence = name.trim_start_matches("1-").trim_end_matches(".m4s").parse().unwrap();
+            let bytes = testing::chunk(&[Some(captured(sequence)), None]);
+            with_header(answer(200, bytes), "cache-status", "edge-1; hit")
+        }
+    }
+}
+
+fn viewer(urls: Vec<String>) -> HlsViewer {
+    let tick = Duration::from_millis(20);
+    HlsViewer::new(Config {
+        poll: Poll::Between(tick, tick),
+        prebuffer: Duration::from_secs(6),
+        patience: Duration::from_secs(2),
+        ..Config::new(urls)
+    })
+    .unwrap()
+}
+
+async fn all(viewer: &mut HlsViewer) -> Vec<Event> {
+    let mut events = Vec::new();
+    loop {
+        let event = viewer.next().await.unwrap();
+        let ended = matches!(event, Event::Ended);
+        events.push(event);
+        if ended {
+            return events;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_broadcast_is_followed_to_its_end() {
+    let polls = AtomicU64::new(0);
+    let server = Server::new(move |asked| edge(&asked.line, &polls)).await;
+    let mut viewer = viewer(vec![format!("{}/v/secret/x/index.m3u8", server.url)]);
+    let events = all(&mut viewer).await;
+    let mut seen = Vec::new();
+    for event in &events {
+        match event {
+            Event::Chunk(chunk) => {
+                assert_eq!(chunk.captured, Some(captured(chunk.sequence)));
+                assert_eq!(chunk.start.millis(), (chunk.sequence as i64 - 2) * 3000);
+                assert_eq!(chunk.fresh, chunk.sequence > 3);
+                assert_eq!(chunk.cache_status.as_deref(), Some("edge-1; hit"));
+                assert_eq!(chunk.list_age, Some(1));
+                assert!(chunk.listed <= chunk.requested && chunk.requested <= chunk.arrived);
+                seen.push(chunk.sequence);
+            }
+            Event::Gap { sequence, .. } => assert_eq!(*sequence, 4),
+            Event::Missed { sequence } => panic!("{sequence} was missed"),
+            Event::Ended => {}
+        }
+    }
+    assert_eq!(seen, [2, 3, 5, 6]);
+    let lines = server.lines();
+    let count = |name: &str| lines.iter().filter(|line| line.ends_with(name)).count();
+    assert_eq!((count("index.m3u8"), count("init.mp4"), count("1-4.m4s")), (1, 1, 0));
+    assert!(!viewer.edge().contains("secret"));
+}
+
+#[tokio::test]
+async fn a_broadcast_without_chunks_is_waited_for() {
+    let (polls, early) = (AtomicU64::new(0), AtomicU64::new(0));
+    let server = Server::new(move |asked| {
+        if early.fetch_add(1, Ordering::SeqCst) == 0 {
+            return with_header(answer(503, ""), "retry-after", "0");
+        }
+        edge(&asked.line, &polls)
+    })
+    .await;
+    let mut viewer = viewer(vec![format!("{}/live/x/index.m3u8", server.url)]);
+    assert!(matches!(viewer.next().await, Ok(Event::Chunk(_))));
+}
+
+#[tokio::test]
+async fn a_refusal_ends_it_at_once() {
+    let server = Server::new(|_| answer(403, r#"{"detail":"this viewer was removed"}"#)).await;
+    let mut viewer = viewer(vec![format!("{}/v/secret/x/index.m3u8", server.url)]);
+    let error = viewer.next().await.unwrap_err();
+    assert_eq!(error.to_string(), "the edge answered 403 for index.m3u8: this viewer was removed");
+    assert_eq!(server.lines().len(), 1);
+}
+
+#[tokio::test]
+async fn another_edge_takes_over_where_the_first_failed() {
+    let polls = AtomicU64::new(0);
+    let good = Server::new(move |asked| edge(&asked.line, &polls)).await;
+    let lists = AtomicU64::new(0);
+    // Names chunks that it then cannot give.
+    let bad = Server::new(move |asked| {
+        if asked.line.ends_with(".m4s") { answer(500, "") } else { edge(&asked.line, &lists) }
+    })
+    .await;
+    let url = |server: &Server| format!("{}/live/x/index.m3u8", server.url);
+    let mut viewer = viewer(vec![url(&bad), url(&good)]);
+    let sequences: Vec<_> = all(&mut viewer)
+        .await
+        .into_iter()
+        .filter_map(|event| match event {
+            Event::Chunk(chunk) => Some(chunk.sequence),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(sequences, [2, 3, 5, 6]);
+}
+
+#[tokio::test]
+async fn patience_ends() {
+    let server = Server::new(|_| answer(200, "no playlist")).await;
+    let config = Config {
+        patience: Duration::from_millis(100),
+        ..Config::new(vec![format!("{}/live/x/index.m3u8", server.url)])
+    };
+    let mut viewer = HlsViewer::new(config).unwrap();
+    assert!(matches!(viewer.next().await, Err(Error::BadAnswer { .. })));
+    assert!(server.lines().len() >= 2);
+    assert!(HlsViewer::new(Config::new(Vec::new())).is_err());
+}
