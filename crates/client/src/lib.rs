@@ -10,10 +10,12 @@
 //! - [`play_rtmp`], [`play_hls`]: two viewers that tell when what arrived
 //! - [`stamp`]: the capture times in a received chunk
 //! - [`player`]: the paper's player model: what would have stalled
+//! - [`broadcast()`], [`view`]: whole sessions: create and publish; join, play, leave
 //!
 //! RTMP itself is `spyglass-rtmp`; this crate gives it a socket and the time.
 
 pub mod api;
+mod broadcast;
 pub mod clip;
 mod connection;
 mod error;
@@ -26,7 +28,9 @@ pub mod stamp;
 #[cfg(test)]
 mod testing;
 mod url;
+pub mod view;
 
+pub use broadcast::broadcast;
 pub use error::Error;
 pub use url::RtmpUrl;
 

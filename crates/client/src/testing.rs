@@ -12,7 +12,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use spyglass_media::{UtcTime, capture_sei};
 use spyglass_rtmp::{Event, flv};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, duplex};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -187,14 +187,19 @@ impl Dial for Pipes {
 }
 
 /// The origin's end of a connection.
-pub(crate) struct Origin {
+pub(crate) struct Origin<S = DuplexStream> {
     pub(crate) server: spyglass_rtmp::Server,
-    pub(crate) pipe: DuplexStream,
+    pub(crate) pipe: S,
 }
 
 impl Origin {
     pub(crate) async fn accept(pipes: &mut mpsc::Receiver<DuplexStream>) -> Self {
-        let pipe = pipes.recv().await.unwrap();
+        Self::on(pipes.recv().await.unwrap())
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Origin<S> {
+    pub(crate) fn on(pipe: S) -> Self {
         let now = Instant::now().into_std();
         Self { server: spyglass_rtmp::Server::new(spyglass_rtmp::Limits::default(), now), pipe }
     }
