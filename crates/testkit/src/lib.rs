@@ -1,1 +1,8 @@
-//! To be filled.
+//! What tests of several crates need and no program does.
+//!
+//! [`gop`] makes frames that look like an encoder's: real configuration
+//! records, plausible pictures, chosen timing. [`flv`] takes an FLV file apart,
+//! for tests that compare with a real encoder. Only ever a dev-dependency.
+
+pub mod flv;
+pub mod gop;

@@ -1,0 +1,368 @@
+//! Knows what is listed and what is kept.
+//!
+//! Chunks and GAPs are appended, the oldest leave the front once the window is
+//! full (P2, P3, P5), and what has left stays available for as long as a client
+//! may still ask for it (P6). The text is [`playlist`](crate::playlist)'s, made
+//! from a [`Snapshot`]; writing the journal is the caller's, from [`Saved`].
+
+mod saved;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use spyglass_media::{MediaTime, Position, Resource, UtcTime, Version};
+
+use crate::segmenter::{Chunk, Gap, Init, Output, Resume, Tail};
+
+pub use saved::Saved;
+
+/// More than this is never listed, however short the chunks: a publisher who
+/// changes its codec every second must not make the list grow.
+const MAX_LISTED: usize = 64;
+
+/// More than this is never kept behind the list.
+const MAX_KEPT: usize = 512;
+
+/// Names told by [`Chunklist::evicted`] at most, should nobody ask.
+const MAX_EVICTED: usize = 4096;
+
+/// How much is listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// EXT-X-TARGETDURATION: whole seconds, never changed.
+    pub target_duration: Duration,
+    /// Chunks that are listed, when they last 3 target durations together.
+    pub window: usize,
+}
+
+impl Config {
+    /// A window of 6.
+    pub const fn new(target_duration: Duration) -> Self {
+        Self { target_duration, window: 6 }
+    }
+
+    fn least(&self) -> i64 {
+        (MediaTime::ZERO + self.target_duration).ticks().saturating_mul(3)
+    }
+}
+
+/// One broadcast's list with its media.
+#[derive(Debug)]
+pub struct Chunklist {
+    config: Config,
+    listed: VecDeque<Segment>,
+    kept: VecDeque<Kept>,
+    inits: BTreeMap<u32, StoredInit>,
+    version: Version,
+    next_sequence: u64,
+    /// The last epoch whose init was seen.
+    opened: u32,
+    discontinuity_sequence: u64,
+    /// The longest list so far, in ticks.
+    longest: i64,
+    /// The highest bit rate of a chunk of the newest epoch.
+    peak: u64,
+    ended: bool,
+    evicted: Vec<Resource>,
+}
+
+#[derive(Clone, Debug)]
+struct Segment {
+    line: Line,
+    /// `None` for a GAP.
+    bytes: Option<Bytes>,
+}
+
+/// Has left the list but may still be asked for.
+#[derive(Debug)]
+struct Kept {
+    segment: Segment,
+    /// `None` after a restart, until the clock is known.
+    until: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct StoredInit {
+    bytes: Bytes,
+    codecs: String,
+    resolution: Option<(u32, u32)>,
+}
+
+/// A chunk or GAP as a list names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// Its epoch.
+    pub epoch: u32,
+    /// Media sequence number.
+    pub sequence: u64,
+    /// In 90 kHz ticks.
+    pub duration: MediaTime,
+    /// When its start was captured.
+    pub program_date_time: UtcTime,
+    /// EXT-X-DISCONTINUITY stands before it.
+    pub discontinuity: bool,
+    /// EXT-X-GAP: there is nothing to fetch.
+    pub gap: bool,
+}
+
+/// What the multivariant playlist says of the stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stream {
+    /// The value of CODECS.
+    pub codecs: String,
+    /// Width and height in pixels; `None` without video.
+    pub resolution: Option<(u32, u32)>,
+    /// Bits per second, at least those of any chunk. Rounded up by a quarter at
+    /// most, and growing only, so that it rarely changes.
+    pub bandwidth: u64,
+}
+
+/// One version of a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// EXT-X-TARGETDURATION.
+    pub target_duration: Duration,
+    /// EXT-X-DISCONTINUITY-SEQUENCE.
+    pub discontinuity_sequence: u64,
+    /// In order; EXT-X-MEDIA-SEQUENCE is that of the first.
+    pub lines: Vec<Line>,
+    /// EXT-X-ENDLIST.
+    pub ended: bool,
+    /// `None` before the first chunk.
+    pub stream: Option<Stream>,
+}
+
+impl Chunklist {
+    /// An empty list. Its sequence begins with the first chunk's.
+    pub fn new(config: Config) -> Self {
+        Self {
+            config,
+            listed: VecDeque::new(),
+            kept: VecDeque::new(),
+            inits: BTreeMap::new(),
+            version: Version::default(),
+            next_sequence: 0,
+            opened: 0,
+            discontinuity_sequence: 0,
+            longest: 0,
+            peak: 0,
+            ended: false,
+            evicted: Vec::new(),
+        }
+    }
+
+    /// Takes in what the segmenter returned; true when the list has changed.
+    pub fn on_output(&mut self, now: Instant, output: Output) -> bool {
+        if self.ended {
+            return false;
+        }
+        match output {
+            Output::Init(init) => {
+                self.on_init(init);
+                false
+            }
+            Output::Chunk(chunk) => {
+                self.on_chunk(now, chunk);
+                true
+            }
+            Output::Gap(gap) => {
+                self.on_gap(now, gap);
+                true
+            }
+            Output::Warning(_) => false,
+        }
+    }
+
+    /// The broadcast is over: ENDLIST. What is listed stays.
+    pub fn on_end(&mut self, _now: Instant) {
+        if !self.ended {
+            self.ended = true;
+            self.version.revision += 1;
+        }
+    }
+
+    /// Forgets what no client may count on any more.
+    pub fn expire(&mut self, now: Instant) {
+        for index in 0..self.kept.len() {
+            if self.kept[index].until.is_none() {
+                self.kept[index].until = Some(now + self.promise(&self.kept[index].segment));
+            }
+        }
+        let too_many = self.kept.len().saturating_sub(MAX_KEPT);
+        let mut index = 0;
+        self.kept.retain(|kept| {
+            index += 1;
+            let stays = index > too_many && kept.until.is_none_or(|until| now < until);
+            if !stays && kept.segment.bytes.is_some() {
+                let Line { epoch, sequence, .. } = kept.segment.line;
+                self.evicted.push(Resource::Chunk { epoch, sequence });
+            }
+            stays
+        });
+        let kept = self.kept.iter().map(|kept| kept.segment.line.epoch);
+        let used = kept.chain(self.listed.iter().map(|segment| segment.line.epoch)).min();
+        let still_used = self.inits.split_off(&used.unwrap_or(self.opened).min(self.opened));
+        let unused = std::mem::replace(&mut self.inits, still_used);
+        self.evicted.extend(unused.into_keys().map(|epoch| Resource::Init { epoch }));
+        self.evicted.truncate(MAX_EVICTED);
+    }
+
+    /// What has been forgotten since the last call.
+    pub fn evicted(&mut self) -> Vec<Resource> {
+        std::mem::take(&mut self.evicted)
+    }
+
+    /// Orders this list among all that this broadcast has had. Its epoch is
+    /// that of the newest chunk.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// The newest chunk or GAP listed.
+    pub fn position(&self) -> Option<Position> {
+        self.listed.back().map(|segment| Position::closed(segment.line.sequence))
+    }
+
+    /// The list carries ENDLIST.
+    pub fn ended(&self) -> bool {
+        self.ended
+    }
+
+    /// EXT-X-TARGETDURATION.
+    pub fn target_duration(&self) -> Duration {
+        self.config.target_duration
+    }
+
+    /// An init, or a chunk that is listed or still promised.
+    pub fn get(&self, resource: Resource) -> Option<Bytes> {
+        match resource {
+            Resource::Init { epoch } => self.inits.get(&epoch).map(|init| init.bytes.clone()),
+            Resource::Chunk { epoch, sequence } => self
+                .segments()
+                .find(|segment| segment.line.epoch == epoch && segment.line.sequence == sequence)
+                .and_then(|segment| segment.bytes.clone()),
+            Resource::Index | Resource::Chunklist | Resource::Part { .. } => None,
+        }
+    }
+
+    /// Where a segmenter goes on behind this list.
+    pub fn resume(&self) -> Resume {
+        Resume {
+            next_sequence: self.next_sequence,
+            epoch: self.opened,
+            tail: self.listed.back().map(|Segment { line, .. }| Tail {
+                epoch: line.epoch,
+                end: line.program_date_time + line.duration.since(MediaTime::ZERO),
+            }),
+        }
+    }
+
+    /// This version, for the renderer.
+    pub fn snapshot(&self) -> Snapshot {
+        let epoch = self.listed.back().map(|segment| segment.line.epoch);
+        let init = epoch.and_then(|epoch| self.inits.get(&epoch));
+        Snapshot {
+            target_duration: self.config.target_duration,
+            discontinuity_sequence: self.discontinuity_sequence,
+            lines: self.listed.iter().map(|segment| segment.line).collect(),
+            ended: self.ended,
+            stream: init.map(|init| Stream {
+                codecs: init.codecs.clone(),
+                resolution: init.resolution,
+                bandwidth: rounded_up(self.peak),
+            }),
+        }
+    }
+
+    fn segments(&self) -> impl Iterator<Item = &Segment> {
+        self.listed.iter().rev().chain(self.kept.iter().map(|kept| &kept.segment))
+    }
+
+    fn on_init(&mut self, init: Init) {
+        self.opened = self.opened.max(init.epoch);
+        let Init { epoch, bytes, codecs, resolution } = init;
+        self.inits.insert(epoch, StoredInit { bytes, codecs, resolution });
+    }
+
+    fn on_chunk(&mut self, now: Instant, chunk: Chunk) {
+        if self.listed.is_empty() {
+            // Each epoch but the first begins with a DISCONTINUITY. When state
+            // was lost, counting goes on from the epoch's number.
+            let before = chunk.epoch.saturating_sub(1 + u32::from(chunk.discontinuity));
+            self.discontinuity_sequence = before.into();
+        }
+        if chunk.epoch != self.version.epoch {
+            self.peak = 0;
+        }
+        // A chunk cut short must not pass for a high bit rate (4.4.6.2 counts
+        // from half a target duration on).
+        let seconds = chunk.duration.seconds().max(self.config.target_duration.as_secs_f64() / 2.0);
+        self.peak = self.peak.max((chunk.bytes.len() as f64 * 8.0 / seconds) as u64);
+        let line = Line {
+            epoch: chunk.epoch,
+            sequence: chunk.sequence,
+            duration: chunk.duration,
+            program_date_time: chunk.program_date_time,
+            discontinuity: chunk.discontinuity,
+            gap: false,
+        };
+        self.append(now, Segment { line, bytes: Some(chunk.bytes) });
+    }
+
+    fn on_gap(&mut self, now: Instant, gap: Gap) {
+        let line = Line {
+            epoch: gap.epoch,
+            sequence: gap.sequence,
+            duration: gap.duration,
+            program_date_time: gap.program_date_time,
+            discontinuity: false,
+            gap: true,
+        };
+        self.append(now, Segment { line, bytes: None });
+    }
+
+    fn append(&mut self, now: Instant, segment: Segment) {
+        self.next_sequence = segment.line.sequence.saturating_add(1);
+        self.version.epoch = self.version.epoch.max(segment.line.epoch);
+        self.version.revision += 1;
+        self.listed.push_back(segment);
+        let mut total =
+            self.listed.iter().map(|segment| segment.line.duration.ticks()).sum::<i64>();
+        self.longest = self.longest.max(total);
+        while let Some(first) = self.listed.front() {
+            let rest = total - first.line.duration.ticks();
+            let full = self.listed.len() > self.config.window && rest >= self.config.least();
+            if !full && self.listed.len() <= MAX_LISTED {
+                return;
+            }
+            total = rest;
+            self.remove_first(now);
+        }
+    }
+
+    fn remove_first(&mut self, now: Instant) {
+        let Some(segment) = self.listed.pop_front() else { return };
+        self.discontinuity_sequence += u64::from(segment.line.discontinuity);
+        let until = Some(now + self.promise(&segment));
+        self.kept.push_back(Kept { segment, until });
+    }
+
+    /// How long a chunk stays available once it is no longer listed: its own
+    /// duration and that of the longest list (6.2.2 counts from its first
+    /// appearance, RFC 8216 from its removal; the longer holds).
+    fn promise(&self, segment: &Segment) -> Duration {
+        MediaTime::from_ticks(segment.line.duration.ticks().saturating_add(self.longest))
+            .since(MediaTime::ZERO)
+    }
+}
+
+/// To the next of four steps per power of two.
+fn rounded_up(bandwidth: u64) -> u64 {
+    let bandwidth = bandwidth.max(64_000);
+    let step = 1 << bandwidth.ilog2().saturating_sub(2);
+    bandwidth.div_ceil(step).saturating_mul(step)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,165 @@
+//! A list as it survives a restart: everything but the media, which lies beside
+//! it under its own names.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use spyglass_media::{MediaTime, Resource, UtcTime, Version};
+
+use super::{Chunklist, Config, Kept, Line, MAX_KEPT, MAX_LISTED, Segment, StoredInit};
+use crate::segmenter::Resume;
+
+/// A [`Chunklist`] without its media.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Saved {
+    version_epoch: u32,
+    revision: u64,
+    next_sequence: u64,
+    opened: u32,
+    discontinuity_sequence: u64,
+    longest_ticks: i64,
+    peak: u64,
+    ended: bool,
+    listed: Vec<SavedLine>,
+    kept: Vec<SavedLine>,
+    inits: Vec<SavedInit>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct SavedLine {
+    epoch: u32,
+    sequence: u64,
+    ticks: i64,
+    utc_us: i64,
+    discontinuity: bool,
+    /// Absent for a GAP.
+    bytes: Option<usize>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct SavedInit {
+    epoch: u32,
+    codecs: String,
+    resolution: Option<(u32, u32)>,
+    bytes: usize,
+}
+
+impl Saved {
+    /// What a new list must begin behind when this one cannot be restored, so
+    /// that no name stands for two things.
+    pub fn resume(&self) -> Resume {
+        Resume { next_sequence: self.next_sequence, epoch: self.opened, tail: None }
+    }
+}
+
+impl SavedLine {
+    fn new(segment: &Segment) -> Self {
+        let Segment { line, bytes } = segment;
+        Self {
+            epoch: line.epoch,
+            sequence: line.sequence,
+            ticks: line.duration.ticks(),
+            utc_us: line.program_date_time.micros(),
+            discontinuity: line.discontinuity,
+            bytes: bytes.as_ref().map(Bytes::len),
+        }
+    }
+
+    /// `None` when its media is not what was saved.
+    fn restored(self, media: &mut impl FnMut(Resource) -> Option<Bytes>) -> Option<Segment> {
+        let Self { epoch, sequence, .. } = self;
+        let bytes = match self.bytes {
+            Some(size) => Some(
+                media(Resource::Chunk { epoch, sequence }).filter(|bytes| bytes.len() == size)?,
+            ),
+            None => None,
+        };
+        let line = Line {
+            epoch,
+            sequence,
+            duration: MediaTime::from_ticks(self.ticks),
+            program_date_time: UtcTime::from_micros(self.utc_us),
+            discontinuity: self.discontinuity,
+            gap: bytes.is_none(),
+        };
+        Some(Segment { line, bytes })
+    }
+}
+
+impl Chunklist {
+    /// This list without its media.
+    pub fn save(&self) -> Saved {
+        Saved {
+            version_epoch: self.version.epoch,
+            revision: self.version.revision,
+            next_sequence: self.next_sequence,
+            opened: self.opened,
+            discontinuity_sequence: self.discontinuity_sequence,
+            longest_ticks: self.longest,
+            peak: self.peak,
+            ended: self.ended,
+            listed: self.listed.iter().map(SavedLine::new).collect(),
+            kept: self.kept.iter().map(|kept| SavedLine::new(&kept.segment)).collect(),
+            inits: self
+                .inits
+                .iter()
+                .map(|(&epoch, init)| SavedInit {
+                    epoch,
+                    codecs: init.codecs.clone(),
+                    resolution: init.resolution,
+                    bytes: init.bytes.len(),
+                })
+                .collect(),
+        }
+    }
+
+    /// A saved list with its media, which `media` finds by name. `None` when
+    /// anything that is listed is missing, of another size, or makes no list:
+    /// a viewer must never see a shorter list or other bytes than before. Then
+    /// go on from [`Saved::resume`].
+    pub fn restore(
+        config: Config,
+        saved: Saved,
+        mut media: impl FnMut(Resource) -> Option<Bytes>,
+    ) -> Option<Self> {
+        if saved.listed.len() > MAX_LISTED || saved.kept.len() > MAX_KEPT + MAX_LISTED {
+            return None;
+        }
+        let mut list = Self::new(config);
+        for init in saved.inits {
+            let SavedInit { epoch, codecs, resolution, bytes: size } = init;
+            let found = media(Resource::Init { epoch }).filter(|bytes| bytes.len() == size);
+            if let Some(bytes) = found {
+                list.inits.insert(epoch, StoredInit { bytes, codecs, resolution });
+            }
+        }
+        let listed: Option<VecDeque<Segment>> =
+            saved.listed.into_iter().map(|line| line.restored(&mut media)).collect();
+        list.listed = listed?;
+        let kept = saved.kept.into_iter().filter_map(|line| line.restored(&mut media));
+        list.kept = kept.map(|segment| Kept { segment, until: None }).collect();
+
+        let lines = || list.listed.iter().map(|segment| segment.line);
+        let whole = lines().all(|line| list.inits.contains_key(&line.epoch))
+            && lines().all(|line| line.duration > MediaTime::ZERO)
+            && lines().zip(lines().skip(1)).all(|(one, two)| {
+                one.sequence.checked_add(1) == Some(two.sequence) && one.epoch <= two.epoch
+            })
+            && lines().next_back().is_none_or(|last| {
+                last.sequence.checked_add(1) == Some(saved.next_sequence)
+                    && last.epoch <= saved.opened
+            });
+        if !whole {
+            return None;
+        }
+        list.version = Version { epoch: saved.version_epoch, revision: saved.revision };
+        list.next_sequence = saved.next_sequence;
+        list.opened = saved.opened;
+        list.discontinuity_sequence = saved.discontinuity_sequence;
+        list.longest = saved.longest_ticks;
+        list.peak = saved.peak;
+        list.ended = saved.ended;
+        Some(list)
+    }
+}
