@@ -8,7 +8,8 @@ use rml_rtmp::handshake::{Handshake as Steps, HandshakeError, HandshakeProcessRe
 
 use crate::Error;
 
-pub(crate) struct Handshake(Steps);
+/// Boxed: it is large and soon over.
+pub(crate) struct Handshake(Box<Steps>);
 
 /// What to send, and what arrived behind the handshake once it is done.
 pub(crate) struct Step {
@@ -18,12 +19,12 @@ pub(crate) struct Step {
 
 impl Handshake {
     pub fn server() -> Self {
-        Self(Steps::new(PeerType::Server))
+        Self(Box::new(Steps::new(PeerType::Server)))
     }
 
     /// With the bytes that open the connection.
     pub fn client() -> Result<(Self, Vec<u8>), Error> {
-        let mut steps = Steps::new(PeerType::Client);
+        let mut steps = Box::new(Steps::new(PeerType::Client));
         let opening = steps.generate_outbound_p0_and_p1().map_err(error)?;
         Ok((Self(steps), opening))
     }

@@ -1,6 +1,8 @@
 //! What both ends of a connection share: the handshake, messages in and out,
 //! protocol control (RTMP 5.4) and user control (RTMP 6.2, 7.1.7).
 
+use std::fmt;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use spyglass_media::Track;
 
@@ -15,8 +17,8 @@ use crate::{Error, Limits};
 /// acknowledgements. Two seconds at 20 Mbit/s.
 pub(crate) const WINDOW: u32 = 5_000_000;
 
-/// One audio or video message.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One audio or video message. `Debug` shows its size and not its bytes.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Message {
     /// Audio or video.
     pub track: Track,
@@ -24,6 +26,13 @@ pub struct Message {
     pub timestamp: u32,
     /// The codec's header and its data. See [`crate::flv`].
     pub body: Bytes,
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { track, timestamp, body } = self;
+        write!(f, "Message({}, {timestamp} ms, {} bytes)", track.as_str(), body.len())
+    }
 }
 
 /// User control events (RTMP 7.1.7).
