@@ -1,0 +1,162 @@
+//! Configuration in layers: a TOML file, then the environment, then flags.
+//!
+//! The last two arrive as one table (the command line merges them); the file
+//! is read here. A service's `Config` type holds the defaults and refuses keys
+//! it does not know.
+
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use toml::{Table, Value};
+
+/// Why a configuration is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file cannot be read.
+    #[error("configuration {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said. Part of the text already.
+        source: std::io::Error,
+    },
+    /// The file holds something that is no configuration of this service.
+    #[error("configuration {path}, line {line}: {message}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// What is wrong; names the key.
+        message: String,
+    },
+    /// A value from the environment or a flag does not fit.
+    #[error("from the environment or a flag: {message}")]
+    Overlay {
+        /// What is wrong; names the key.
+        message: String,
+    },
+}
+
+/// The configuration of one service: `file`, when there is one, with `overlay`
+/// (environment and flags) on top.
+pub fn load<T: DeserializeOwned>(file: Option<&Path>, overlay: Table) -> Result<T, Error> {
+    let mut table = match file {
+        Some(path) => read::<T>(path)?,
+        None => Table::new(),
+    };
+    merge(&mut table, overlay);
+    from_table(table)
+}
+
+/// A configuration from a table that is already whole.
+pub fn from_table<T: DeserializeOwned>(table: Table) -> Result<T, Error> {
+    table
+        .try_into()
+        .map_err(|error: toml::de::Error| Error::Overlay { message: one_line(&error.to_string()) })
+}
+
+/// The tables of a file that is a valid `T` by itself, so that an error can
+/// name its line.
+pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Table, Error> {
+    let failed = |source| Error::Read { path: path.to_owned(), source };
+    let text = std::fs::read_to_string(path).map_err(failed)?;
+    let refused = |error: toml::de::Error| {
+        let start = error.span().map_or(0, |span| span.start.min(text.len()));
+        let line = 1 + text.as_bytes()[..start].iter().filter(|&&byte| byte == b'\n').count();
+        Error::File { path: path.to_owned(), line, message: one_line(error.message()) }
+    };
+    toml::from_str::<T>(&text).map_err(refused)?;
+    toml::from_str::<Table>(&text).map_err(refused)
+}
+
+/// Lays `over` on `table`: tables key by key, everything else replaced.
+pub fn merge(table: &mut Table, over: Table) {
+    for (key, value) in over {
+        match (table.get_mut(&key), value) {
+            (Some(Value::Table(below)), Value::Table(over)) => merge(below, over),
+            (_, value) => {
+                table.insert(key, value);
+            }
+        }
+    }
+}
+
+fn one_line(text: &str) -> String {
+    let parts: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    parts.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    struct Config {
+        http: String,
+        push_viewers: u32,
+        control: Vec<String>,
+    }
+
+    impl Default for Config {
+        fn default() -> Self {
+            Self { http: "127.0.0.1:8080".into(), push_viewers: 100, control: Vec::new() }
+        }
+    }
+
+    fn file(text: &str) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        file
+    }
+
+    fn table(text: &str) -> Table {
+        toml::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn the_overlay_wins_over_the_file_and_the_file_over_defaults() {
+        let file = file("push_viewers = 5\ncontrol = ['a', 'b']");
+        let overlay = table("control = ['c']");
+        let config: Config = load(Some(file.path()), overlay).unwrap();
+        let control = vec!["c".into()];
+        assert_eq!(config, Config { push_viewers: 5, control, ..Config::default() });
+        assert_eq!(load::<Config>(None, Table::new()).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_file_line_and_name() {
+        let file = file("# mine\npush_viewers = 5\npush_viewrs = 6\n");
+        let error = load::<Config>(Some(file.path()), Table::new()).unwrap_err().to_string();
+        assert!(error.contains(&file.path().display().to_string()), "{error}");
+        assert!(error.contains("line 3: unknown field `push_viewrs`"), "{error}");
+        assert_eq!(error.lines().count(), 1);
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_type_is_refused_where_it_stands() {
+        let file = file("\npush_viewers = 'many'");
+        let error = load::<Config>(Some(file.path()), Table::new()).unwrap_err().to_string();
+        assert!(error.contains("line 2: "), "{error}");
+        let error = load::<Config>(None, table("push_viewers = 'many'")).unwrap_err().to_string();
+        assert!(error.contains("push_viewers"), "{error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let error = load::<Config>(Some(Path::new("/nonexistent.toml")), Table::new());
+        let error = error.unwrap_err().to_string();
+        assert!(error.starts_with("configuration /nonexistent.toml: "), "{error}");
+    }
+
+    #[test]
+    fn tables_merge_key_by_key() {
+        let mut below = table("a = 1\n[t]\nx = 1\ny = 1");
+        merge(&mut below, table("[t]\ny = 2"));
+        assert_eq!(below, table("a = 1\n[t]\nx = 1\ny = 2"));
+    }
+}

@@ -1,0 +1,72 @@
+//! Opening listeners, with errors that tell what to do.
+
+use std::io;
+use std::net::SocketAddr;
+
+use tokio::net::{TcpListener, TcpSocket};
+
+/// Connections that the kernel may hold for us: a burst of viewers who arrive
+/// together must not be turned away.
+const BACKLOG: u32 = 4_096;
+
+/// A listener that could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("{flag} {address}: {}", advice(*address, source))]
+pub struct Error {
+    /// The flag that gave the address, e.g. `--http`.
+    pub flag: &'static str,
+    /// Where it was to listen.
+    pub address: SocketAddr,
+    /// What the system said. Part of the text already.
+    pub source: io::Error,
+}
+
+fn advice(address: SocketAddr, error: &io::Error) -> String {
+    let port = address.port();
+    match error.kind() {
+        io::ErrorKind::AddrInUse => format!(
+            "port {port} is taken: stop what listens there, choose another port, or 0 for a free one"
+        ),
+        io::ErrorKind::PermissionDenied => {
+            format!("no permission to listen on port {port}: choose a port above 1023")
+        }
+        io::ErrorKind::AddrNotAvailable => format!(
+            "this machine does not have the address {}: use 127.0.0.1, 0.0.0.0 or one of its own",
+            address.ip()
+        ),
+        _ => error.to_string(),
+    }
+}
+
+/// Listens on `address`; port 0 takes a free one. `flag` is named in the error.
+pub async fn tcp(flag: &'static str, address: SocketAddr) -> Result<TcpListener, Error> {
+    open(address).map_err(|source| Error { flag, address, source })
+}
+
+fn open(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // Else a restart waits for the connections of the previous run to be forgotten.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_taken_port_is_named_with_its_flag() {
+        let free = tcp("--http", SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+        let taken = free.local_addr().unwrap();
+        let error = tcp("--http", taken).await.unwrap_err().to_string();
+        assert!(error.starts_with(&format!("--http {taken}: port {} is taken", taken.port())));
+    }
+
+    #[tokio::test]
+    async fn an_address_of_another_machine_is_explained() {
+        let foreign = SocketAddr::from(([192, 0, 2, 1], 0));
+        let error = tcp("--rtmp", foreign).await.unwrap_err().to_string();
+        assert!(error.contains("does not have the address 192.0.2.1"), "{error}");
+    }
+}
