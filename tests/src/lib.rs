@@ -6,6 +6,7 @@
 
 pub mod ffmpeg;
 pub mod hls;
+pub mod rtmp;
 pub mod http;
 pub mod system;
 

@@ -55,9 +55,12 @@ impl Add<Duration> for MediaTime {
 
     /// Saturates; sub-tick remainders are dropped.
     fn add(self, duration: Duration) -> Self {
-        let ticks = duration.as_nanos().saturating_mul(9) / 100_000;
-        Self(self.0.saturating_add(i64::try_from(ticks).unwrap_or(i64::MAX)))
+        Self(self.0.saturating_add(ticks(duration)))
     }
+}
+
+fn ticks(duration: Duration) -> i64 {
+    i64::try_from(duration.as_nanos().saturating_mul(9) / 100_000).unwrap_or(i64::MAX)
 }
 
 impl Sub for MediaTime {

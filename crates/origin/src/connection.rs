@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, Bytes};
-use spyglass_daemon::{Shutdown, now_utc, random};
+use spyglass_daemon::{Shutdown, now_utc};
 use spyglass_media::BroadcastId;
 use spyglass_rtmp::{Event, Limits, Refusal, Request, RequestId, Server};
 use spyglass_token::Denied;
@@ -137,7 +137,7 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<R, W>
             reader,
             writer,
             place,
-            server: Server::new(Limits::default(), random(), now),
+            server: Server::new(Limits::default(), now),
             role: Role::Stranger,
             asked: None,
             pending: VecDeque::new(),
@@ -173,10 +173,12 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<R, W>
         match happened {
             Happened::Written(count) => self.on_written(count),
             Happened::Order(Order::Ping) => self.server.ping(now()),
-            Happened::Order(Order::Cut) => return Err(End::Closed("another publisher, or the end")),
+            Happened::Order(Order::Cut) => {
+                return Err(End::Closed("another publisher, or the end"));
+            }
             // What is ready is collected before the next wait.
             Happened::MailReady => {}
-            Happened::Answered(answer) => self.on_answer(answer)?,
+            Happened::Answered(answer) => self.on_answer(answer).await?,
             Happened::Read(0) => return Err(End::Peer),
             Happened::Read(count) => self.on_bytes(&buffer[..count]).await?,
             Happened::Deadline => self.on_deadline()?,
@@ -238,10 +240,15 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<R, W>
             self.resume_reading = link.pace.on_bytes(now, bytes.len()).map(|pause| now + pause);
         }
         let result = self.server.on_bytes(now, bytes);
+        self.on_events().await?;
+        Ok(result?)
+    }
+
+    async fn on_events(&mut self) -> Result<(), End> {
         while let Some(event) = self.server.next_event() {
             self.on_event(event).await?;
         }
-        Ok(result?)
+        Ok(())
     }
 
     async fn on_event(&mut self, event: Event) -> Result<(), End> {
@@ -279,7 +286,10 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<R, W>
         }
     }
 
-    async fn open_publish(&mut self, request: &Request) -> Result<Asked, (&'static str, &'static str)> {
+    async fn open_publish(
+        &mut self,
+        request: &Request,
+    ) -> Result<Asked, (&'static str, &'static str)> {
         let id = named(request)?;
         let token = request.token.as_deref().ok_or(NO_TOKEN)?;
         let keys = self.registry.attachment.keys();
@@ -288,10 +298,14 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<R, W>
             return Err(denied(Denied::WrongBroadcast));
         }
         if Some(&grant.origin) != self.registry.config.id.as_ref() {
-            return Err(("wrong_origin", "this broadcast was placed on another origin: publish to the rtmp_url that came with the stream key"));
+            return Err((
+                "wrong_origin",
+                "this broadcast was placed on another origin: publish to the rtmp_url that came with the stream key",
+            ));
         }
         self.place.prove();
-        let full = |_| ("full", "this origin holds as many broadcasts as it takes: try again later");
+        let full =
+            |_| ("full", "this origin holds as many broadcasts as it takes: try again later");
         let broadcast = self.registry.ensure_for(&grant).map_err(full)?;
         let connection = ConnectionId(CONNECTIONS.fetch_add(1, Ordering::Relaxed));
         let (answer, answered) = oneshot::channel();
@@ -305,12 +319,14 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<R, W>
         Ok(Asked { request: request.id, answer: answered })
     }
 
-    fn on_answer(&mut self, answer: Option<PublishAnswer>) -> Result<(), End> {
+    async fn on_answer(&mut self, answer: Option<PublishAnswer>) -> Result<(), End> {
         let Some(asked) = self.asked.take() else { return Ok(()) };
         match answer {
             Some(PublishAnswer::Accepted) => {
-                self.server.accept(asked.request);
-                Ok(())
+                // What the encoder sent before the answer is read now.
+                let result = self.server.accept(now(), asked.request);
+                self.on_events().await?;
+                Ok(result?)
             }
             Some(PublishAnswer::Busy) => {
                 let text = "another encoder is publishing this broadcast: stop it first";
@@ -340,8 +356,7 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<R, W>
             Ok(PlayAnswer::Accepted) => {
                 self.role = Role::Viewer(mailbox);
                 self.registry.metrics.push_viewers().inc();
-                self.server.accept(request.id);
-                Ok(())
+                Ok(self.server.accept(now(), request.id)?)
             }
             Ok(PlayAnswer::SeatTaken) => {
                 let text = "a newer token holds this seat: join again";
@@ -365,13 +380,17 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<R, W>
             return Err(denied(Denied::WrongBroadcast));
         }
         let (true, Some(seat)) = (grant.push, grant.seat) else {
-            return Err(("no_push_seat", "this token has no push seat: play the HLS URL that came with it"));
+            return Err((
+                "no_push_seat",
+                "this token has no push seat: play the HLS URL that came with it",
+            ));
         };
         if attachment.revoked(id, grant.viewer) {
             return Err(("revoked", "this token was revoked"));
         }
         self.place.prove();
-        let full = |_| ("full", "this origin holds as many broadcasts as it takes: try again later");
+        let full =
+            |_| ("full", "this origin holds as many broadcasts as it takes: try again later");
         // Until its publisher or control says otherwise, nobody else may see it.
         let broadcast = self.registry.ensure(id, true).map_err(full)?;
         let limits = self.registry.config.queue_limits();
@@ -444,7 +463,10 @@ fn named(request: &Request) -> Result<BroadcastId, (&'static str, &'static str)>
     if request.app != "live" {
         return Err(("wrong_app", "the application is 'live': rtmp://HOST:PORT/live/<stream key>"));
     }
-    request.name.parse().map_err(|_| ("no_such_broadcast", "the stream key does not begin with a broadcast id"))
+    request
+        .name
+        .parse()
+        .map_err(|_| ("no_such_broadcast", "the stream key does not begin with a broadcast id"))
 }
 
 enum Happened {
@@ -474,7 +496,10 @@ async fn answered(asked: &mut Option<Asked>) -> Option<PublishAnswer> {
     }
 }
 
-async fn write(writer: &mut (impl AsyncWrite + Unpin), from: &VecDeque<Bytes>) -> io::Result<usize> {
+async fn write(
+    writer: &mut (impl AsyncWrite + Unpin),
+    from: &VecDeque<Bytes>,
+) -> io::Result<usize> {
     let mut slices = [IoSlice::new(&[]); VECTOR];
     let mut count = 0;
     for (slice, bytes) in slices.iter_mut().zip(from) {

@@ -175,11 +175,8 @@ impl Fanout {
         }
         let timestamp = self.last_start.millis() as u32;
         let mut bytes = BytesMut::new();
-        let parts = [
-            (Kind::Data, &self.metadata),
-            (Kind::Video, &self.video),
-            (Kind::Audio, &self.audio),
-        ];
+        let parts =
+            [(Kind::Data, &self.metadata), (Kind::Video, &self.video), (Kind::Audio, &self.audio)];
         for (kind, body) in parts {
             if let Some(body) = body {
                 wire::write_message(&mut bytes, kind, timestamp, body);
@@ -220,7 +217,10 @@ mod tests {
     fn audio_rides_in_front_of_the_next_video_frame() {
         let now = Instant::now();
         let mut fanout = with_video();
-        assert!(fanout.on_frame(now, &frame(Track::Audio, 0, true)).is_none(), "before a key frame");
+        assert!(
+            fanout.on_frame(now, &frame(Track::Audio, 0, true)).is_none(),
+            "before a key frame"
+        );
         let key = fanout.on_frame(now, &frame(Track::Video, 0, true)).unwrap();
         assert_eq!((key.frames, key.start.is_some()), (1, true));
         assert!(fanout.on_frame(now, &frame(Track::Audio, 21, true)).is_none());

@@ -15,7 +15,7 @@ use std::{fs, io};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use spyglass_hls::chunklist::{self, Chunklist, Saved};
-use spyglass_hls::segmenter;
+use spyglass_hls::segmenter::{self, Resume};
 use spyglass_media::{BroadcastId, MediaTime, Resource, UtcTime};
 use tracing::{error, warn};
 
@@ -55,8 +55,11 @@ pub struct Page {
 /// A page with its media, as a broadcast starts from it.
 #[derive(Debug)]
 pub struct Restored {
-    /// What is listed and kept.
+    /// What is listed and kept; `None` when nothing was, or not all of it is
+    /// still there.
     pub chunklist: Option<Chunklist>,
+    /// What a new list begins behind when the old one is not all there.
+    pub floor: Option<Resume>,
     /// Where media time goes on.
     pub last: MediaTime,
     /// How long an interruption may last.
@@ -105,7 +108,11 @@ impl Page {
 
 #[derive(Debug)]
 enum Job {
-    Save { page: Box<Page>, new: Vec<(Resource, Bytes)>, gone: Vec<Resource> },
+    Save {
+        page: Box<Page>,
+        new: Vec<(Resource, Bytes)>,
+        gone: Vec<Resource>,
+    },
     Remove(BroadcastId),
     /// Answered when everything before it is written.
     Flush(SyncSender<()>),
@@ -192,6 +199,7 @@ impl Journal {
         let page: Page = serde_json::from_slice(&fs::read(&page)?)?;
         let unknown = || io::Error::new(io::ErrorKind::InvalidData, "unknown phase");
         let record = page.record().ok_or_else(unknown)?;
+        let floor = page.list.as_ref().map(Saved::resume);
         let chunklist = page.list.zip(record.chunk).and_then(|(saved, chunk)| {
             let config = segmenter::Config { chunk };
             let config = chunklist::Config::new(config.target_duration());
@@ -201,7 +209,7 @@ impl Journal {
         });
         let last = MediaTime::from_ticks(page.last_ticks);
         let resume = Duration::from_millis(page.resume_ms);
-        Ok(Some((record, Restored { chunklist, last, resume })))
+        Ok(Some((record, Restored { chunklist, floor, last, resume })))
     }
 }
 

@@ -39,6 +39,7 @@ use spyglass_api::control::Role;
 use spyglass_api::upstream::upstream_server::UpstreamServer;
 use spyglass_daemon::admin::Admin;
 use spyglass_daemon::attach::{self, Attachment, Command, Profile};
+use spyglass_daemon::http::{is_loopback, public_url};
 use spyglass_daemon::state::StateDir;
 use spyglass_daemon::{Shutdown, cluster_key, grpc, listen, now_utc, panics, random};
 use spyglass_media::NodeId;
@@ -46,8 +47,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
-pub use crate::config::Config;
 use crate::broadcast::Input;
+pub use crate::config::Config;
 use crate::gate::Gate;
 use crate::journal::Journal;
 use crate::metrics::Metrics;
@@ -95,6 +96,8 @@ pub struct Addresses {
     pub http: String,
     /// What edges are told.
     pub grpc: String,
+    /// Where this process answers for its health.
+    pub health: SocketAddr,
 }
 
 /// An origin with its listeners open and its state read.
@@ -125,7 +128,8 @@ impl Origin {
         let admin = Admin::new();
         panics::install(&admin);
         let metrics = Metrics::register(&mut admin.registry());
-        let journal = Journal::open(state.path().join("broadcasts"), metrics.clone()).map_err(failed)?;
+        let journal =
+            Journal::open(state.path().join("broadcasts"), metrics.clone()).map_err(failed)?;
         let rtmp = listen::tcp("--rtmp", config.rtmp).await?;
         let http = listen::tcp("--http", config.http).await?;
         let grpc = listen::tcp("--grpc", config.grpc).await?;
@@ -133,15 +137,13 @@ impl Origin {
             Some(address) => Some(listen::tcp("--admin", address).await?),
             None => None,
         };
-        let url = |given: &Option<String>, scheme: &str, listener: &TcpListener, path: &str| {
-            let given = given.as_ref().map(|url| url.trim_end_matches('/').to_owned());
-            given.unwrap_or_else(|| format!("{scheme}://{}{path}", local(listener)))
-        };
+        let health = separate_admin.as_ref().unwrap_or(&http).local_addr().map_err(failed)?;
         let addresses = Addresses {
             id,
-            rtmp: url(&config.public_rtmp, "rtmp", &rtmp, "/live"),
-            http: url(&config.public_http, "http", &http, ""),
-            grpc: url(&config.public_grpc, "http", &grpc, ""),
+            health,
+            rtmp: public_url(config.public_rtmp.as_deref(), "rtmp", &rtmp, "/live"),
+            http: public_url(config.public_http.as_deref(), "http", &http, ""),
+            grpc: public_url(config.public_grpc.as_deref(), "http", &grpc, ""),
         };
         let incarnation = u64::from_le_bytes(random());
         Ok(Self {
@@ -192,7 +194,8 @@ impl Origin {
         let service = UpstreamServer::new(upstream::Service::new(Arc::clone(&registry)))
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
-        let service = tonic::service::interceptor::InterceptedService::new(service, Require(self.key));
+        let service =
+            tonic::service::interceptor::InterceptedService::new(service, Require(self.key));
         let upstream = grpc::server()
             .add_service(service)
             .serve_with_incoming_shutdown(grpc::incoming(self.grpc), requested(shutdown.clone()));
@@ -231,14 +234,6 @@ impl Origin {
         let key = self.key.clone();
         Ok(attach::start(controls, key, profile, self.state.clone(), source, shutdown.clone())?)
     }
-}
-
-fn local(listener: &TcpListener) -> String {
-    listener.local_addr().map_or_else(|_| "unknown".to_owned(), |address| address.to_string())
-}
-
-fn is_loopback(listener: &TcpListener) -> bool {
-    listener.local_addr().is_ok_and(|address| address.ip().is_loopback())
 }
 
 async fn requested(shutdown: Shutdown) {
@@ -297,7 +292,11 @@ fn prepare(socket: &TcpStream) {
 }
 
 /// Does what control says, and cuts viewers whose tokens were revoked.
-async fn obey(registry: Arc<Registry>, attachment: Attachment, mut commands: mpsc::Receiver<Command>) {
+async fn obey(
+    registry: Arc<Registry>,
+    attachment: Attachment,
+    mut commands: mpsc::Receiver<Command>,
+) {
     let mut revocations = attachment.subscribe_revocations();
     loop {
         tokio::select! {

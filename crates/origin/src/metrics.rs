@@ -73,9 +73,9 @@ impl Metrics {
             metrics.journal_skipped.clone(),
         );
         for resource in ["chunklist", "chunk", "part", "init"] {
-            metrics.requests.get_or_create(&OfResource { resource });
+            let _ = metrics.requests.get_or_create(&OfResource { resource });
         }
-        metrics.viewers.get_or_create(&OfTier { tier: "push" });
+        let _ = metrics.viewers.get_or_create(&OfTier { tier: "push" });
         metrics
     }
 

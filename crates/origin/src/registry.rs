@@ -107,7 +107,11 @@ impl Registry {
 
     /// A broadcast by id, announced now if it was not known: by control, by a
     /// publisher's token, or by a viewer who came before either.
-    pub fn ensure(self: &Arc<Self>, id: BroadcastId, private: bool) -> Result<Arc<Broadcast>, Full> {
+    pub fn ensure(
+        self: &Arc<Self>,
+        id: BroadcastId,
+        private: bool,
+    ) -> Result<Arc<Broadcast>, Full> {
         self.open_broadcast(id, private, None)
     }
 

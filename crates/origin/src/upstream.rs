@@ -75,14 +75,16 @@ impl Upstream for Service {
         let mut requests = request.into_inner();
         let first = tokio::time::timeout(Duration::from_secs(5), requests.message());
         let first = first.await.map_err(|_| Status::deadline_exceeded("no hello within 5 s"))??;
-        let Some(watch_request::Request::Hello(hello)) = first.and_then(|first| first.request) else {
+        let Some(watch_request::Request::Hello(hello)) = first.and_then(|first| first.request)
+        else {
             return Err(Status::invalid_argument("the first message must be a hello"));
         };
         let node = convert::node(&hello.node)?;
         let place = Place::take(&self.watchers, self.registry.config.max_watchers)
             .ok_or_else(|| Status::resource_exhausted("too many edges watch this origin"))?;
         let (answers, receiver) = mpsc::channel(WAITING);
-        let watch = Watch { registry: Arc::clone(&self.registry), answers, interests: HashSet::new() };
+        let watch =
+            Watch { registry: Arc::clone(&self.registry), answers, interests: HashSet::new() };
         tokio::spawn(async move {
             info!(edge = %node, "edge watches");
             watch.registry.metrics.watchers.inc();
@@ -118,9 +120,8 @@ impl Upstream for Service {
         };
         let header = FetchResponse { response: Some(fetch_response::Response::Header(header)) };
         let slices = bodies.into_iter().flat_map(slices);
-        let slices = slices.map(|slice| FetchResponse {
-            response: Some(fetch_response::Response::Slice(slice)),
-        });
+        let slices = slices
+            .map(|slice| FetchResponse { response: Some(fetch_response::Response::Slice(slice)) });
         let answers = std::iter::once(header).chain(slices).map(Ok);
         Ok(Response::new(Box::pin(tokio_stream::iter(answers))))
     }

@@ -1,1 +1,84 @@
-fn main() {}
+//! Spyglass: a live-streaming CDN in one binary. This file says what the
+//! commands are; what they do is in the crates they name.
+
+mod args;
+mod ctl;
+mod publish;
+mod ready;
+mod service;
+mod up;
+mod watch;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use spyglass_daemon::{Shutdown, log};
+
+/// A live-streaming CDN: RTMP in, frames pushed to the first viewers, HLS to all others
+#[derive(Parser, Debug)]
+#[command(name = "spyglass", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// The whole system on one machine
+    Up(up::Args),
+    /// Tokens, seats, places, the public list
+    Control(service::ControlArgs),
+    /// RTMP in, frames and chunks out
+    Origin(service::OriginArgs),
+    /// A cache of chunks near viewers
+    Edge(service::EdgeArgs),
+    /// Comments and hearts (not part of this release yet)
+    Messages(service::MessagesArgs),
+    /// Broadcast a file in real time
+    Publish(publish::Args),
+    /// Watch without a screen, and measure
+    Watch(watch::Args),
+    /// The operator's tool
+    Ctl(ctl::Args),
+    /// Measurements and simulations (not part of this release yet)
+    Lab,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli.command).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("spyglass: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(command: Command) -> anyhow::Result<()> {
+    let shutdown = Shutdown::new();
+    match command {
+        Command::Up(args) => up::run(args, shutdown).await,
+        Command::Control(args) => service::control(args, shutdown).await,
+        Command::Origin(args) => service::origin(args, shutdown).await,
+        Command::Edge(args) => service::edge(args, shutdown).await,
+        Command::Messages(args) => service::messages(&args),
+        Command::Publish(args) => {
+            log::init(None);
+            shutdown.on_signals()?;
+            publish::run(args, shutdown).await
+        }
+        Command::Watch(args) => {
+            log::init(None);
+            shutdown.on_signals()?;
+            watch::run(args, shutdown).await
+        }
+        Command::Ctl(args) => {
+            log::init(None);
+            shutdown.on_signals()?;
+            ctl::run(args, shutdown).await
+        }
+        Command::Lab => anyhow::bail!("lab is not part of this release yet"),
+    }
+}

@@ -12,10 +12,11 @@ use parking_lot::Mutex;
 use spyglass_api::control::Lease;
 use spyglass_daemon::now_utc;
 use spyglass_hls::chunklist::{self, Chunklist};
-use spyglass_hls::segmenter::{self, Codec, Output, Resume, Segmenter};
 use spyglass_hls::playlist;
+use spyglass_hls::segmenter::{self, Codec, Output, Resume, Segmenter};
 use spyglass_media::{
-    BroadcastId, Frame, MediaTime, Position, Resource, Track, UtcTime, Version, ViewerId, find_capture,
+    BroadcastId, Frame, MediaTime, Position, Resource, Track, UtcTime, Version, ViewerId,
+    find_capture,
 };
 use spyglass_rtmp::{Message, flv, timeline::Timeline};
 use spyglass_token::PublishGrant;
@@ -109,13 +110,17 @@ impl Task {
         let mut life = Life::new(limits, setup.record.phase, now());
         let mut last = FIRST;
         let mut segmenter = None;
+        let mut floor = setup.floor;
         if let Some(restored) = setup.restored {
             last = restored.last;
+            floor = restored.floor;
             life.set_resume(restored.resume);
             if let (Some(chunklist), Some(chunk)) = (restored.chunklist, setup.record.chunk) {
                 if !chunklist.ended() {
                     let config = segmenter::Config { chunk };
-                    segmenter = Some(Segmenter::new(config, chunklist.resume()));
+                    let mut resumed = Segmenter::new(config, chunklist.resume());
+                    resumed.on_restart(now());
+                    segmenter = Some(resumed);
                 }
                 *broadcast.objects.lock() = Some(chunklist);
             }
@@ -128,7 +133,7 @@ impl Task {
             objects: Arc::clone(&broadcast.objects),
             list,
             segmenter,
-            floor: setup.floor.unwrap_or_default(),
+            floor: floor.unwrap_or_default(),
             timeline: Timeline::new(last),
             last,
             configured: [false; 2],
@@ -160,7 +165,10 @@ impl Task {
 
     fn next_deadline(&self) -> Option<Instant> {
         let segmenter = self.segmenter.as_ref().and_then(Segmenter::next_deadline);
-        [self.life.next_deadline(), self.fanout.next_deadline(), segmenter].into_iter().flatten().min()
+        [self.life.next_deadline(), self.fanout.next_deadline(), segmenter]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn on_deadline(&mut self) {
@@ -273,7 +281,7 @@ impl Task {
             let config = segmenter::Config { chunk };
             let chunklist = chunklist::Config::new(config.target_duration());
             *self.objects.lock() = Some(Chunklist::new(chunklist));
-            self.segmenter = Some(Segmenter::new(config, self.floor.clone()));
+            self.segmenter = Some(Segmenter::new(config, self.floor));
         }
         self.registry.announce(self.id);
     }

@@ -1,0 +1,57 @@
+//! Which control to speak to, and in whose name; of `publish`, `watch` and `ctl`.
+
+use clap::Args;
+use serde::{Deserialize, Serialize};
+use spyglass_client::Error;
+use spyglass_client::api::Api;
+use spyglass_daemon::Secret;
+
+/// Where control listens when nothing else is said.
+const DEFAULT: &str = "http://127.0.0.1:8080";
+
+/// As flags, and as keys of the command's file.
+#[derive(Args, Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Access {
+    /// Control's HTTP address [default: http://127.0.0.1:8080]
+    #[arg(long, global = true, value_name = "URL", env = "SPYGLASS_CONTROL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    control: Option<String>,
+    /// The operator's key
+    #[arg(
+        long,
+        global = true,
+        value_name = "KEY",
+        env = "SPYGLASS_OPERATOR_KEY",
+        hide_env_values = true
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    operator_key: Option<Secret>,
+    /// A user's token, to act as that user; wins over the operator's key
+    #[arg(long, global = true, value_name = "TOKEN", env = "SPYGLASS_TOKEN", hide_env_values = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<Secret>,
+}
+
+impl Access {
+    /// The control, in the user's name, else the operator's, else nobody's.
+    pub fn api(&self) -> Result<Api, Error> {
+        let bearer = self.token.as_ref().or(self.operator_key.as_ref());
+        Api::new(self.url(), bearer.map(|secret| secret.expose().to_owned()))
+    }
+
+    /// The control in a user's name, else nobody's: viewers are nobody unless
+    /// they say who they are, also on the operator's terminal.
+    pub fn api_as_viewer(&self) -> Result<Api, Error> {
+        Api::new(self.url(), self.token.as_ref().map(|secret| secret.expose().to_owned()))
+    }
+
+    /// Whether requests are made in anybody's name.
+    pub fn is_somebody(&self) -> bool {
+        self.token.is_some() || self.operator_key.is_some()
+    }
+
+    fn url(&self) -> &str {
+        self.control.as_deref().unwrap_or(DEFAULT)
+    }
+}

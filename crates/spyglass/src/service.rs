@@ -1,0 +1,163 @@
+//! `spyglass control`, `origin`, `edge`: one service in this process.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::bail;
+use clap::Args;
+use serde::Serialize;
+use serde_json::{Value, json};
+use spyglass_control::Control;
+use spyglass_daemon::{Shutdown, config, log};
+use spyglass_edge::Edge;
+use spyglass_origin::Origin;
+
+use crate::args::{Common, Files, Node, Policy, overlay};
+use crate::ready;
+
+/// `spyglass control`
+#[derive(Args, Debug, Serialize)]
+pub struct ControlArgs {
+    #[command(flatten)]
+    #[serde(skip)]
+    files: Files,
+    #[command(flatten)]
+    #[serde(flatten)]
+    common: Common,
+    #[command(flatten)]
+    #[serde(flatten)]
+    policy: Policy,
+    /// Where state is kept by several controls, nats://…; absent: embedded
+    #[arg(long, value_name = "URL", env = "SPYGLASS_STORE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store: Option<String>,
+}
+
+/// `spyglass origin`
+#[derive(Args, Debug, Serialize)]
+pub struct OriginArgs {
+    #[command(flatten)]
+    #[serde(skip)]
+    files: Files,
+    #[command(flatten)]
+    #[serde(flatten)]
+    common: Common,
+    #[command(flatten)]
+    #[serde(flatten)]
+    node: Node,
+    /// Address of the RTMP listener
+    #[arg(long, value_name = "ADDR", env = "SPYGLASS_RTMP")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rtmp: Option<SocketAddr>,
+    /// What broadcasters and viewers are told instead of the RTMP listener's address
+    #[arg(long, value_name = "URL", env = "SPYGLASS_PUBLIC_RTMP")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    public_rtmp: Option<String>,
+}
+
+/// `spyglass edge`
+#[derive(Args, Debug, Serialize)]
+pub struct EdgeArgs {
+    #[command(flatten)]
+    #[serde(skip)]
+    files: Files,
+    #[command(flatten)]
+    #[serde(flatten)]
+    common: Common,
+    #[command(flatten)]
+    #[serde(flatten)]
+    node: Node,
+    /// For tests: drop every expire notice
+    #[arg(long, env = "SPYGLASS_IGNORE_NOTICES", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ignore_notices: Option<bool>,
+}
+
+/// `spyglass messages`
+#[derive(Args, Debug)]
+pub struct MessagesArgs {
+    #[command(flatten)]
+    _files: Files,
+    #[command(flatten)]
+    _common: Common,
+}
+
+/// Control's part of the ready file.
+pub fn control_entry(control: &Control) -> Value {
+    let at = control.addresses();
+    json!({"http": at.http, "grpc": at.grpc})
+}
+
+/// An origin's entry in the ready file.
+pub fn origin_entry(origin: &Origin) -> Value {
+    let at = origin.addresses();
+    json!({"id": at.id, "rtmp": at.rtmp, "http": at.http, "grpc": at.grpc})
+}
+
+/// An edge's entry in the ready file.
+pub fn edge_entry(edge: &Edge) -> Value {
+    let at = edge.addresses();
+    json!({"id": at.id, "http": at.http})
+}
+
+/// Runs control to its end.
+pub async fn control(args: ControlArgs, shutdown: Shutdown) -> anyhow::Result<()> {
+    let config: spyglass_control::Config =
+        config::load(args.files.config.as_deref(), overlay(&args)?)?;
+    log::init(config.log_format);
+    let control = Control::load(config).await?;
+    let at = control.addresses();
+    let entry = json!({"control": control_entry(&control), "operator_key": at.operator_key});
+    let running = control.run(shutdown.clone());
+    serve(running, &args.files, &at.health, entry, shutdown).await
+}
+
+/// Runs an origin to its end.
+pub async fn origin(args: OriginArgs, shutdown: Shutdown) -> anyhow::Result<()> {
+    let config: spyglass_origin::Config =
+        config::load(args.files.config.as_deref(), overlay(&args)?)?;
+    log::init(config.log_format);
+    let origin = Origin::load(config).await?;
+    let (health, entry) = (origin.addresses().health, json!({"origins": [origin_entry(&origin)]}));
+    serve(origin.run(shutdown.clone()), &args.files, &health, entry, shutdown).await
+}
+
+/// Runs an edge to its end.
+pub async fn edge(args: EdgeArgs, shutdown: Shutdown) -> anyhow::Result<()> {
+    let config: spyglass_edge::Config =
+        config::load(args.files.config.as_deref(), overlay(&args)?)?;
+    log::init(config.log_format);
+    let edge = Edge::load(config).await?;
+    let (health, entry) = (edge.addresses().health, json!({"edges": [edge_entry(&edge)]}));
+    serve(edge.run(shutdown.clone()), &args.files, &health, entry, shutdown).await
+}
+
+/// Says that there is no such service yet.
+pub fn messages(_: &MessagesArgs) -> anyhow::Result<()> {
+    bail!("messages (comments and hearts) is not part of this release yet")
+}
+
+/// Runs a service; tells the ready file once its listeners answer.
+async fn serve<E>(
+    running: impl Future<Output = Result<(), E>>,
+    files: &Files,
+    health: &SocketAddr,
+    entry: Value,
+    shutdown: Shutdown,
+) -> anyhow::Result<()>
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    shutdown.on_signals()?;
+    let told = async {
+        ready::answers(*health, "/healthz", Duration::from_secs(10)).await?;
+        ready::write(files.ready_file.as_deref(), &entry)?;
+        std::future::pending::<anyhow::Result<()>>().await
+    };
+    tokio::select! {
+        result = running => Ok(result?),
+        result = told => result,
+    }
+}
