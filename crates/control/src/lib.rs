@@ -1,1 +1,5 @@
-//! To be filled.
+//! Control.
+pub mod admission;
+pub mod audience;
+pub mod fleet;
+pub mod placement;

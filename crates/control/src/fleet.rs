@@ -1,0 +1,453 @@
+//! Which nodes there are, how they fare and what they report.
+//!
+//! A node registers, then sends a heartbeat each second; after [`SILENCE`]
+//! without one it is lost and its leases end. It stays in the list that other
+//! nodes get for [`LINGER`] more, because control not hearing of a node does
+//! not mean that its neighbours cannot reach it.
+//!
+//! Pure: time is passed in, and what must happen is returned. Streams are
+//! `attach.rs`, choosing among the nodes is [`crate::placement`].
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use spyglass_media::{BroadcastId, Location, NodeId, ViewerId};
+
+use crate::admission::SeatLease;
+use crate::audience::{Audience, Lease};
+use crate::placement::Candidate;
+
+/// A node that says nothing for this long is lost.
+pub const SILENCE: Duration = Duration::from_secs(5);
+
+/// How long the others still hear of a lost node.
+pub const LINGER: Duration = Duration::from_secs(30);
+
+/// How long a lost node is remembered at all.
+pub const FORGET: Duration = Duration::from_secs(24 * 3600);
+
+/// What a node does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Takes broadcasts and serves the push tier.
+    Origin,
+    /// Serves HLS.
+    Edge,
+}
+
+impl Role {
+    /// The word of the API and the metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Origin => "origin",
+            Self::Edge => "edge",
+        }
+    }
+}
+
+/// How a node fares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum State {
+    /// Takes arrivals.
+    Up,
+    /// Serves those it has.
+    Draining,
+    /// Not heard of.
+    Lost,
+}
+
+impl State {
+    /// The word of the API and the metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Draining => "draining",
+            Self::Lost => "lost",
+        }
+    }
+}
+
+/// What a node said of itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Registration {
+    /// What it does.
+    pub role: Role,
+    /// Its software.
+    pub version: String,
+    /// For viewers; empty when it has none. So are the next two.
+    pub http: String,
+    /// For broadcasters and push viewers, application included.
+    pub rtmp: String,
+    /// For other nodes.
+    pub grpc: String,
+    /// Where it stands, if it said so.
+    pub location: Option<Location>,
+    /// Differs after each start of its process.
+    pub incarnation: u64,
+}
+
+/// What a heartbeat says.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Load {
+    /// Viewers it serves.
+    pub viewers: u32,
+    /// Broadcasts it has.
+    pub broadcasts: u32,
+    /// Bits per second sent.
+    pub egress_bps: u64,
+    /// 1.0 is one core.
+    pub cpu: f64,
+    /// The most viewers it takes; 0: no limit.
+    pub capacity: u32,
+}
+
+/// A node as operators see it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    /// Its name.
+    pub id: Arc<NodeId>,
+    /// What it said of itself.
+    pub registration: Registration,
+    /// How it fares.
+    pub state: State,
+    /// Its last heartbeat.
+    pub load: Load,
+}
+
+/// What a registration changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Registered {
+    /// Its process is not the one that was known: it started anew.
+    pub restarted: bool,
+    /// What must be kept of it differs from before.
+    pub changed: bool,
+    /// It had been lost, or was not known.
+    pub appeared: bool,
+}
+
+/// A push viewer's connection began or ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SeatChange {
+    /// Connected.
+    Begun(BroadcastId, SeatLease),
+    /// The connection is gone.
+    Ended(BroadcastId, SeatLease),
+    /// Its origin is lost; the connection may be well.
+    Unknown(BroadcastId, SeatLease),
+}
+
+/// A node that fell silent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// Its name.
+    pub id: Arc<NodeId>,
+    /// What becomes of the seats its viewers had.
+    pub seats: Vec<SeatChange>,
+}
+
+/// There are as many nodes as control takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+#[derive(Debug)]
+struct Member {
+    id: Arc<NodeId>,
+    registration: Registration,
+    /// The stream it speaks through.
+    session: u64,
+    heard: Instant,
+    lost: bool,
+    draining: bool,
+    load: Load,
+    /// Viewers sent there that its load does not show yet.
+    sent: u32,
+    /// Leases named so far by a digest that is under way.
+    digest: Option<HashSet<(BroadcastId, ViewerId)>>,
+}
+
+impl Member {
+    fn state(&self) -> State {
+        match (self.lost, self.draining) {
+            (true, _) => State::Lost,
+            (false, true) => State::Draining,
+            (false, false) => State::Up,
+        }
+    }
+}
+
+/// All nodes, and through them all viewers.
+#[derive(Debug)]
+pub struct Fleet {
+    max_nodes: usize,
+    members: BTreeMap<NodeId, Member>,
+    audience: Audience,
+}
+
+impl Fleet {
+    /// Empty; bounded by these.
+    pub fn new(max_nodes: usize, max_leases: usize) -> Self {
+        Self { max_nodes, members: BTreeMap::new(), audience: Audience::new(max_leases) }
+    }
+
+    /// Who watches what.
+    pub const fn audience(&self) -> &Audience {
+        &self.audience
+    }
+
+    /// A node that the state remembers: lost until it is heard of.
+    pub fn restore(
+        &mut self,
+        id: NodeId,
+        registration: Registration,
+        draining: bool,
+        now: Instant,
+    ) {
+        if self.members.len() < self.max_nodes {
+            let mut member = self.member(&id, registration, now);
+            (member.lost, member.draining) = (true, draining);
+            self.members.insert(id, member);
+        }
+    }
+
+    fn member(&self, id: &NodeId, registration: Registration, now: Instant) -> Member {
+        Member {
+            id: Arc::new(id.clone()),
+            registration,
+            session: 0,
+            heard: now,
+            lost: false,
+            draining: false,
+            load: Load::default(),
+            sent: 0,
+            digest: None,
+        }
+    }
+
+    /// A node opened a stream. From now on only this `session` speaks for it.
+    /// Its leases stay until its digest says otherwise.
+    pub fn on_register(
+        &mut self,
+        id: &NodeId,
+        session: u64,
+        registration: Registration,
+        now: Instant,
+    ) -> Result<Registered, Full> {
+        if let Some(member) = self.members.get_mut(id) {
+            let outcome = Registered {
+                restarted: member.registration.incarnation != registration.incarnation,
+                changed: member.registration != registration,
+                appeared: member.lost,
+            };
+            member.registration = registration;
+            (member.session, member.heard, member.lost) = (session, now, false);
+            member.digest = None;
+            return Ok(outcome);
+        }
+        if self.members.len() >= self.max_nodes {
+            return Err(Full);
+        }
+        let mut member = self.member(id, registration, now);
+        member.session = session;
+        self.members.insert(id.clone(), member);
+        Ok(Registered { restarted: true, changed: true, appeared: true })
+    }
+
+    fn speaking(&mut self, id: &NodeId, session: u64) -> Option<&mut Member> {
+        self.members.get_mut(id).filter(|member| member.session == session)
+    }
+
+    /// A node is well. True when it had been taken for lost.
+    pub fn on_heartbeat(&mut self, id: &NodeId, session: u64, load: Load, now: Instant) -> bool {
+        let Some(member) = self.speaking(id, session) else { return false };
+        member.load = load;
+        // Those sent a moment ago show up within a beat or two.
+        member.sent /= 2;
+        member.heard = now;
+        std::mem::replace(&mut member.lost, false)
+    }
+
+    /// Viewers came and went on a node.
+    pub fn on_leases(
+        &mut self,
+        id: &NodeId,
+        session: u64,
+        begun: Vec<Lease>,
+        ended: &[(BroadcastId, ViewerId)],
+    ) -> Vec<SeatChange> {
+        let Some(member) = self.speaking(id, session) else { return Vec::new() };
+        let node = Arc::clone(&member.id);
+        if let Some(digest) = &mut member.digest {
+            for key in ended {
+                digest.remove(key);
+            }
+            digest.extend(begun.iter().map(|lease| (lease.broadcast, lease.viewer)));
+        }
+        let mut changes = Vec::new();
+        for (broadcast, viewer) in ended {
+            self.end(&node, *broadcast, *viewer, &mut changes);
+        }
+        for lease in begun {
+            self.begin(&node, lease, &mut changes);
+        }
+        changes
+    }
+
+    /// One page of all leases of a node. What no page names has ended.
+    pub fn on_digest(
+        &mut self,
+        id: &NodeId,
+        session: u64,
+        leases: Vec<Lease>,
+        first: bool,
+        last: bool,
+    ) -> Vec<SeatChange> {
+        let Some(member) = self.speaking(id, session) else { return Vec::new() };
+        let node = Arc::clone(&member.id);
+        if first {
+            member.digest = Some(HashSet::new());
+        }
+        if let Some(digest) = &mut member.digest {
+            digest.extend(leases.iter().map(|lease| (lease.broadcast, lease.viewer)));
+        }
+        let whole = if last { member.digest.take() } else { None };
+        let mut changes = Vec::new();
+        if let Some(named) = whole {
+            for (broadcast, viewer) in self.audience.of_node(&node) {
+                if !named.contains(&(broadcast, viewer)) {
+                    self.end(&node, broadcast, viewer, &mut changes);
+                }
+            }
+        }
+        for lease in leases {
+            self.begin(&node, lease, &mut changes);
+        }
+        changes
+    }
+
+    fn begin(&mut self, node: &Arc<NodeId>, lease: Lease, changes: &mut Vec<SeatChange>) {
+        let seat = lease.seat_lease();
+        if self.audience.on_begun(node, lease)
+            && let Some((broadcast, seat)) = seat
+        {
+            changes.push(SeatChange::Begun(broadcast, seat));
+        }
+    }
+
+    fn end(
+        &mut self,
+        node: &Arc<NodeId>,
+        broadcast: BroadcastId,
+        viewer: ViewerId,
+        changes: &mut Vec<SeatChange>,
+    ) {
+        let ended = self.audience.on_ended(node, broadcast, viewer);
+        if let Some((broadcast, seat)) = ended.and_then(|lease| lease.seat_lease()) {
+            changes.push(SeatChange::Ended(broadcast, seat));
+        }
+    }
+
+    /// A viewer was sent to a node, whose load will show it a little later.
+    pub fn on_sent(&mut self, id: &NodeId) {
+        if let Some(member) = self.members.get_mut(id) {
+            member.sent = member.sent.saturating_add(1);
+        }
+    }
+
+    /// Marks a node; false when there is no such node.
+    pub fn on_drain(&mut self, id: &NodeId, draining: bool) -> bool {
+        self.members.get_mut(id).map(|member| member.draining = draining).is_some()
+    }
+
+    /// Nodes that have been silent for too long.
+    pub fn on_deadline(&mut self, now: Instant) -> Vec<Lost> {
+        let silent: Vec<Arc<NodeId>> = self
+            .members
+            .values_mut()
+            .filter(|member| !member.lost && now >= member.heard + SILENCE)
+            .map(|member| {
+                (member.lost, member.digest, member.sent) = (true, None, 0);
+                Arc::clone(&member.id)
+            })
+            .collect();
+        let lose = |id: Arc<NodeId>| {
+            let keys = self.audience.of_node(&id);
+            let ended = keys.into_iter().filter_map(|(broadcast, viewer)| {
+                self.audience.on_ended(&id, broadcast, viewer)?.seat_lease()
+            });
+            let seats =
+                ended.map(|(broadcast, seat)| SeatChange::Unknown(broadcast, seat)).collect();
+            Lost { id, seats }
+        };
+        silent.into_iter().map(lose).collect()
+    }
+
+    /// When the next node would be lost.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let up = self.members.values().filter(|member| !member.lost);
+        up.map(|member| member.heard + SILENCE).min()
+    }
+
+    /// Nodes lost for so long that nothing of them need be kept; they are gone.
+    pub fn forget(&mut self, now: Instant) -> Vec<NodeId> {
+        let old = |member: &Member| member.lost && now >= member.heard + FORGET;
+        let gone: Vec<NodeId> = self
+            .members
+            .iter()
+            .filter(|(_, member)| old(member))
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in &gone {
+            self.members.remove(id);
+        }
+        gone
+    }
+
+    /// How long a node has not been heard of; `None` while it is up.
+    pub fn lost_for(&self, id: &NodeId, now: Instant) -> Option<Duration> {
+        let member = self.members.get(id)?;
+        member.lost.then(|| now.saturating_duration_since(member.heard))
+    }
+
+    /// One node.
+    pub fn node(&self, id: &NodeId) -> Option<Node> {
+        self.members.get(id).map(shown)
+    }
+
+    /// Every node, by name.
+    pub fn nodes(&self) -> impl Iterator<Item = Node> {
+        self.members.values().map(shown)
+    }
+
+    /// What other nodes are told of: all but those lost for long.
+    pub fn listed(&self, now: Instant) -> impl Iterator<Item = Node> {
+        let listed = move |member: &&Member| !member.lost || now < member.heard + SILENCE + LINGER;
+        self.members.values().filter(listed).map(shown)
+    }
+
+    /// Nodes that take arrivals.
+    pub fn candidates(&self, role: Role) -> impl Iterator<Item = Candidate> {
+        let open =
+            move |member: &&Member| member.registration.role == role && member.state() == State::Up;
+        self.members.values().filter(open).map(|member| Candidate {
+            id: NodeId::clone(&member.id),
+            location: member.registration.location,
+            viewers: member.load.viewers.saturating_add(member.sent),
+            capacity: member.load.capacity,
+        })
+    }
+}
+
+fn shown(member: &Member) -> Node {
+    Node {
+        id: Arc::clone(&member.id),
+        registration: member.registration.clone(),
+        state: member.state(),
+        load: member.load,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,155 @@
+use spyglass_media::UtcTime;
+
+use super::*;
+use crate::admission::Seat;
+
+fn registration(role: Role, incarnation: u64) -> Registration {
+    Registration {
+        role,
+        version: "0".to_owned(),
+        http: "http://h".to_owned(),
+        rtmp: String::new(),
+        grpc: String::new(),
+        location: None,
+        incarnation,
+    }
+}
+
+fn id(name: &str) -> NodeId {
+    name.parse().unwrap()
+}
+
+fn lease(viewer: u8, seat: u32) -> Lease {
+    Lease {
+        broadcast: BroadcastId::from_random([1; 16]),
+        viewer: ViewerId::from_random([viewer; 16]),
+        seat: (seat > 0).then_some(Seat { number: seat, generation: 9 }),
+        since: UtcTime::default(),
+    }
+}
+
+fn key(viewer: u8) -> (BroadcastId, ViewerId) {
+    let lease = lease(viewer, 0);
+    (lease.broadcast, lease.viewer)
+}
+
+fn held(viewer: u8, seat: u32) -> (BroadcastId, SeatLease) {
+    lease(viewer, seat).seat_lease().unwrap()
+}
+
+/// A fleet of one edge and one origin, the latter through session 1.
+fn fleet(now: Instant) -> Fleet {
+    let mut fleet = Fleet::new(4, 100);
+    fleet.on_register(&id("o"), 1, registration(Role::Origin, 7), now).unwrap();
+    fleet.on_register(&id("e"), 2, registration(Role::Edge, 7), now).unwrap();
+    fleet
+}
+
+#[test]
+fn a_silent_node_is_lost_and_its_viewers_with_it() {
+    let start = Instant::now();
+    let second = Duration::from_secs(1);
+    let mut fleet = fleet(start);
+    let (broadcast, seat) = held(1, 3);
+    let changes = fleet.on_leases(&id("o"), 1, vec![lease(1, 3), lease(2, 0)], &[]);
+    assert_eq!(changes, [SeatChange::Begun(broadcast, seat)]);
+    fleet.on_heartbeat(&id("e"), 2, Load::default(), start + second * 3);
+    assert_eq!(fleet.next_deadline(), Some(start + SILENCE));
+    assert!(fleet.on_deadline(start + SILENCE - second).is_empty());
+    let lost = fleet.on_deadline(start + SILENCE);
+    assert_eq!(lost.len(), 1);
+    assert_eq!(lost[0].seats, [SeatChange::Unknown(broadcast, seat)]);
+    assert_eq!(fleet.audience().all().total(), 0);
+    assert!(fleet.candidates(Role::Origin).next().is_none());
+    assert_eq!(fleet.lost_for(&id("o"), start + SILENCE), Some(SILENCE));
+    assert_eq!(fleet.listed(start + SILENCE).count(), 2, "its neighbours may still reach it");
+    let later = start + SILENCE + LINGER;
+    assert_eq!(fleet.listed(later).map(|node| node.id.to_string()).collect::<Vec<_>>(), ["e"]);
+    assert_eq!(fleet.next_deadline(), Some(start + second * 8));
+    // One heartbeat, and it is back.
+    assert!(fleet.on_heartbeat(&id("o"), 1, Load::default(), later));
+    assert_eq!(fleet.candidates(Role::Origin).count(), 1);
+}
+
+#[test]
+fn a_newer_stream_silences_the_older_one() {
+    let now = Instant::now();
+    let mut fleet = fleet(now);
+    let again = fleet.on_register(&id("o"), 3, registration(Role::Origin, 7), now).unwrap();
+    assert_eq!(again, Registered { restarted: false, changed: false, appeared: false });
+    assert!(fleet.on_leases(&id("o"), 1, vec![lease(1, 1)], &[]).is_empty());
+    let later = now + SILENCE;
+    assert!(!fleet.on_heartbeat(&id("o"), 1, Load::default(), later));
+    assert_eq!(fleet.on_deadline(later).len(), 2);
+    let anew = fleet.on_register(&id("o"), 4, registration(Role::Origin, 8), later).unwrap();
+    assert_eq!(anew, Registered { restarted: true, changed: true, appeared: true });
+}
+
+#[test]
+fn a_digest_ends_what_it_does_not_name() {
+    let now = Instant::now();
+    let mut fleet = fleet(now);
+    let origin = id("o");
+    fleet.on_leases(&origin, 1, vec![lease(1, 1), lease(2, 2), lease(3, 0)], &[]);
+    assert!(fleet.on_digest(&origin, 1, vec![lease(2, 2)], true, false).is_empty());
+    // Deltas between the pages count.
+    fleet.on_leases(&origin, 1, vec![lease(5, 0)], &[key(3)]);
+    let changes = fleet.on_digest(&origin, 1, vec![lease(4, 4)], false, true);
+    let (broadcast, gone) = held(1, 1);
+    let (_, came) = held(4, 4);
+    assert_eq!(changes, [SeatChange::Ended(broadcast, gone), SeatChange::Begun(broadcast, came)]);
+    assert_eq!(fleet.audience().counts(broadcast).push, 2);
+    assert_eq!(fleet.audience().counts(broadcast).hls, 1);
+    // A page without its beginning ends nothing.
+    assert!(fleet.on_digest(&origin, 1, vec![], false, true).is_empty());
+    assert_eq!(fleet.audience().all().total(), 3);
+    assert_eq!(fleet.on_digest(&origin, 1, vec![], true, true).len(), 2);
+}
+
+#[test]
+fn a_draining_node_takes_nobody_and_is_still_listed() {
+    let now = Instant::now();
+    let mut fleet = fleet(now);
+    assert!(fleet.on_drain(&id("e"), true));
+    assert!(!fleet.on_drain(&id("x"), true));
+    assert!(fleet.candidates(Role::Edge).next().is_none());
+    assert_eq!(fleet.node(&id("e")).unwrap().state, State::Draining);
+    assert_eq!(fleet.listed(now).count(), 2);
+    fleet.on_register(&id("e"), 5, registration(Role::Edge, 8), now).unwrap();
+    assert_eq!(fleet.node(&id("e")).unwrap().state, State::Draining, "a restart does not undo it");
+    assert!(fleet.on_drain(&id("e"), false));
+    assert_eq!(fleet.candidates(Role::Edge).count(), 1);
+}
+
+#[test]
+fn viewers_just_sent_count_until_the_load_shows_them() {
+    let now = Instant::now();
+    let mut fleet = fleet(now);
+    for _ in 0..8 {
+        fleet.on_sent(&id("e"));
+    }
+    let viewers = |fleet: &Fleet| fleet.candidates(Role::Edge).next().unwrap().viewers;
+    assert_eq!(viewers(&fleet), 8);
+    let load = Load { viewers: 8, ..Load::default() };
+    for expected in [12, 10, 9, 8] {
+        fleet.on_heartbeat(&id("e"), 2, load, now);
+        assert_eq!(viewers(&fleet), expected);
+    }
+}
+
+#[test]
+fn what_the_state_remembers_is_lost_until_heard_of() {
+    let now = Instant::now();
+    let mut fleet = Fleet::new(2, 10);
+    fleet.restore(id("o"), registration(Role::Origin, 7), true, now);
+    assert_eq!(fleet.node(&id("o")).unwrap().state, State::Lost);
+    assert_eq!(fleet.listed(now).count(), 1);
+    let back = fleet.on_register(&id("o"), 1, registration(Role::Origin, 7), now).unwrap();
+    assert_eq!(back, Registered { restarted: false, changed: false, appeared: true });
+    assert_eq!(fleet.node(&id("o")).unwrap().state, State::Draining);
+    assert!(fleet.on_register(&id("a"), 2, registration(Role::Edge, 1), now).is_ok());
+    assert_eq!(fleet.on_register(&id("b"), 3, registration(Role::Edge, 1), now), Err(Full));
+    fleet.on_deadline(now + FORGET);
+    assert_eq!(fleet.forget(now + FORGET).len(), 2);
+    assert!(fleet.on_register(&id("b"), 3, registration(Role::Edge, 1), now + FORGET).is_ok());
+}
