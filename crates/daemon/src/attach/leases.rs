@@ -234,4 +234,39 @@ mod tests {
         assert_eq!(leases.delta().unwrap().begun.len(), PAGE);
         assert_eq!(leases.delta().unwrap().begun.len(), 1);
     }
+
+    proptest::proptest! {
+        /// Whatever happens in whatever order, control ends up with what is here.
+        #[test]
+        fn control_ends_up_with_what_is_here(
+            operations in proptest::collection::vec((0..6u8, 0..4u32, 1..4u32), 0..60),
+        ) {
+            let mut leases = told();
+            let mut known: HashMap<String, Lease> = HashMap::new();
+            let learn = |known: &mut HashMap<String, Lease>, leases: &mut Leases| {
+                while let Some(delta) = leases.delta() {
+                    delta.ended.iter().for_each(|lease| { known.remove(&lease.viewer); });
+                    known.extend(delta.begun.into_iter().map(|lease| (lease.viewer.clone(), lease)));
+                }
+            };
+            for (operation, viewer, generation) in operations {
+                match operation {
+                    0 | 1 => leases.begin(&lease(viewer, generation)),
+                    2 | 3 => leases.end(&lease(viewer, generation)),
+                    4 => learn(&mut known, &mut leases),
+                    _ => {
+                        leases.stop_telling();
+                        let told = leases.digest().flat_map(|page| page.leases);
+                        known = told.map(|lease| (lease.viewer.clone(), lease)).collect();
+                    }
+                }
+            }
+            learn(&mut known, &mut leases);
+            let mut here: Vec<_> = leases.digest().flat_map(|page| page.leases).collect();
+            let mut known: Vec<_> = known.into_values().collect();
+            here.sort_by_key(|lease| lease.seat);
+            known.sort_by_key(|lease| lease.seat);
+            proptest::prop_assert_eq!(here, known);
+        }
+    }
 }

@@ -297,7 +297,7 @@ mod tests {
     fn register_stays_within_a_message_and_names_the_running_first() {
         let record = |n: usize| BroadcastRecord {
             broadcast: format!("{n:013}"),
-            phase: if n % 2 == 0 { Phase::Ended } else { Phase::Live }.into(),
+            phase: if n.is_multiple_of(2) { Phase::Ended } else { Phase::Live }.into(),
             ended_at_ms: n as i64,
             memo: vec![0; 1_000].into(),
             ..BroadcastRecord::default()
