@@ -24,7 +24,16 @@ pub fn install(admin: &Admin) {
     counting.retain(|other| other.strong_count() > 0);
     counting.push(admin.downgrade());
     drop(counting);
-    HOOK.call_once(|| std::panic::set_hook(Box::new(on_panic)));
+    HOOK.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            on_panic(info);
+            if !tracing::dispatcher::has_been_set() {
+                // Nobody reads the log: a test, which has to see it.
+                before(info);
+            }
+        }));
+    });
 }
 
 fn on_panic(info: &PanicHookInfo<'_>) {

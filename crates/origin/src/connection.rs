@@ -165,8 +165,9 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<R, W>
             written = write(&mut self.writer, &self.pending), if !self.pending.is_empty() => {
                 Happened::Written(written?)
             }
-            happened = order_or_ready(&mut self.role) => happened,
+            // Before the orders: a refusal also ends these.
             answer = answered(&mut self.asked) => Happened::Answered(answer),
+            happened = order_or_ready(&mut self.role) => happened,
             count = self.reader.read(buffer), if !paused => Happened::Read(count?),
             () = sleep_until(deadline) => Happened::Deadline,
         };

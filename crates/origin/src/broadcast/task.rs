@@ -119,7 +119,7 @@ impl Task {
                 if !chunklist.ended() {
                     let config = segmenter::Config { chunk };
                     let mut resumed = Segmenter::new(config, chunklist.resume());
-                    resumed.on_restart(now());
+                    resumed.on_restart(now(), now_utc());
                     segmenter = Some(resumed);
                 }
                 *broadcast.objects.lock() = Some(chunklist);
