@@ -81,6 +81,14 @@ impl Api {
         serde_json::from_slice(&answer.body).map_err(|error| self.not_understood(path, &error))
     }
 
+    /// [`Api::call`] for what is only asked.
+    ///
+    /// # Errors
+    /// As [`Api::call`].
+    pub async fn get(&self, path: &str) -> Result<Value, Error> {
+        self.call(Method::GET, path, None).await
+    }
+
     async fn read<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -162,17 +170,17 @@ impl Api {
 
     /// Who watches (owner or operator), as control tells it.
     pub async fn viewers(&self, id: BroadcastId) -> Result<Value, Error> {
-        self.call(Method::GET, &format!("/v1/broadcasts/{id}/viewers"), None).await
+        self.get(&format!("/v1/broadcasts/{id}/viewers")).await
     }
 
     /// The delay by stage, as control tells it.
     pub async fn delay(&self, id: BroadcastId) -> Result<Value, Error> {
-        self.call(Method::GET, &format!("/v1/broadcasts/{id}/delay"), None).await
+        self.get(&format!("/v1/broadcasts/{id}/delay")).await
     }
 
     /// Origins and edges (operator), as control tells it.
     pub async fn nodes(&self) -> Result<Value, Error> {
-        self.call(Method::GET, "/v1/nodes", None).await
+        self.get("/v1/nodes").await
     }
 
     /// Sends no more broadcasts or viewers to a node (operator).

@@ -84,8 +84,8 @@ impl Clip {
     ///
     /// # Errors
     /// As [`Clip::open`].
-    pub fn from_bytes(bytes: Bytes) -> Result<Self, Error> {
-        Self::index(Source::memory(bytes))
+    pub fn from_bytes(bytes: impl Into<Bytes>) -> Result<Self, Error> {
+        Self::index(Source::memory(bytes.into()))
     }
 
     fn index(source: Source) -> Result<Self, Error> {

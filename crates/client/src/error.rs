@@ -5,12 +5,12 @@
 #[non_exhaustive]
 pub enum Error {
     /// The operating system would not give the bytes.
-    #[error("cannot read {path}: {source}")]
+    #[error("cannot read {path}: {reason}")]
     Unreadable {
         /// The file.
         path: String,
-        /// Why.
-        source: std::io::Error,
+        /// Why. Part of the text already.
+        reason: std::io::Error,
     },
     /// The bytes are not an MP4 or FLV file with something to send in it.
     #[error(

@@ -163,7 +163,7 @@ pub(crate) fn clip() -> Clip {
             tag(8, time, &flv::audio_body(&[1, 2, 3]));
         }
     }
-    Clip::from_bytes(file.into()).unwrap()
+    Clip::from_bytes(file).unwrap()
 }
 
 /// Connections that end in the test's hands.

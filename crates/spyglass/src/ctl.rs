@@ -11,8 +11,8 @@ use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use spyglass_client::api::Api;
 use spyglass_client::Error;
+use spyglass_client::api::Api;
 use spyglass_daemon::{Shutdown, config};
 use spyglass_media::{BroadcastId, NodeId, ViewerId};
 
@@ -102,8 +102,7 @@ enum Users {
 
 const NODES: [&str; 9] =
     ["id", "role", "state", "address", "addresses", "http", "location", "load", "version"];
-const BROADCASTS: [&str; 7] =
-    ["id", "state", "title", "user", "origin", "started_at", "viewers"];
+const BROADCASTS: [&str; 7] = ["id", "state", "title", "user", "origin", "started_at", "viewers"];
 const VIEWERS: [&str; 6] = ["viewer", "id", "tier", "seat", "edge", "since"];
 const USERS: [&str; 3] = ["id", "name", "token"];
 
@@ -125,12 +124,15 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
 }
 
 async fn ask(api: &Api, command: &Command) -> anyhow::Result<Value> {
-    let get = |path: String| async move { api.call(http::Method::GET, &path, None).await };
     Ok(match command {
         Command::Nodes => known(api.nodes().await, "list nodes")?,
-        Command::Broadcasts { sample } => get(format!("/v1/broadcasts?sample={sample}")).await?,
-        Command::Show { id } => get(format!("/v1/broadcasts/{id}")).await?,
-        Command::Delay { id } => of_broadcast(api, *id, api.delay(*id).await, "measure delay").await?,
+        Command::Broadcasts { sample } => {
+            api.get(&format!("/v1/broadcasts?sample={sample}")).await?
+        }
+        Command::Show { id } => api.get(&format!("/v1/broadcasts/{id}")).await?,
+        Command::Delay { id } => {
+            of_broadcast(api, *id, api.delay(*id).await, "measure delay").await?
+        }
         Command::Viewers { id } => {
             of_broadcast(api, *id, api.viewers(*id).await, "list viewers").await?
         }

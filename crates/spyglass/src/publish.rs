@@ -7,12 +7,11 @@ use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use spyglass_client::api::{Created, NewBroadcast};
 use spyglass_client::clip::Clip;
 use spyglass_client::publish::{self, Phase, Progress};
-use spyglass_client::{RtmpUrl, api::Api, broadcast};
+use spyglass_client::{Error, RtmpUrl, api::Api, broadcast};
 use spyglass_daemon::{Shutdown, config};
 use spyglass_media::Location;
 use tokio::sync::watch;
@@ -22,9 +21,9 @@ use crate::args::overlay;
 use crate::ctl::Access;
 use crate::watch::{StatusLine, print_line, seconds, stop_after};
 
-/// A moving test picture with a counter and a tone; ten seconds, made for
-/// Spyglass by `scripts/demo-clip`.
-static DEMO: &[u8] = include_bytes!("../demo.mp4");
+/// A picture with a running clock and two soft notes; twelve seconds, made for
+/// Spyglass by `scripts/make-demo-clip`.
+static DEMO: &[u8] = include_bytes!("../assets/demo.mp4");
 
 /// `spyglass publish`
 #[derive(clap::Args, Debug)]
@@ -43,7 +42,8 @@ struct Settings {
     #[serde(flatten)]
     access: Access,
     /// What to send: MP4 or FLV with H.264 and/or AAC
-    #[arg(long, value_name = "FILE", env = "SPYGLASS_FILE", conflicts_with = "demo")]
+    #[arg(long, value_name = "FILE", env = "SPYGLASS_FILE", conflicts_with = "demo",
+        required_unless_present_any = ["demo", "config"])]
     #[serde(skip_serializing_if = "Option::is_none")]
     file: Option<PathBuf>,
     /// Send the built-in clip
@@ -112,15 +112,14 @@ pub async fn demo(
         print_line(&format!("demo       {}", created.watch_url));
         print_line(&format!("           spyglass watch {}", created.id));
     };
-    publish_clip(control, operator_key, Bytes::from_static(DEMO), "Demo broadcast", announce, stop)
-        .await
+    publish_clip(control, operator_key, DEMO, "Demo broadcast", announce, stop).await
 }
 
 /// Broadcasts a clip that is in memory, again and again, until `stop` resolves.
 pub async fn publish_clip(
     control: &str,
     operator_key: &str,
-    clip: Bytes,
+    clip: &'static [u8],
     title: &str,
     announce: impl FnOnce(&Created) + Send,
     stop: impl Future<Output = ()> + Send,
@@ -137,8 +136,12 @@ pub async fn publish_clip(
 impl Settings {
     fn clip(&self) -> anyhow::Result<Clip> {
         match &self.file {
-            Some(file) => Clip::open(file).with_context(|| file.display().to_string()),
-            None if self.demo => Ok(Clip::from_bytes(Bytes::from_static(DEMO))?),
+            // That error names the file already.
+            Some(file) => match Clip::open(file) {
+                Err(error @ Error::Unreadable { .. }) => Err(error.into()),
+                clip => clip.with_context(|| file.display().to_string()),
+            },
+            None if self.demo => Ok(Clip::from_bytes(DEMO)?),
             None => bail!("what to send? Give --file FILE (MP4 or FLV), or --demo"),
         }
     }
@@ -159,10 +162,7 @@ fn announce(created: &Created) {
 }
 
 /// Shows the progress while `sending` goes on.
-async fn show_while<T>(
-    sending: impl Future<Output = T>,
-    progress: watch::Receiver<Progress>,
-) -> T {
+async fn show_while<T>(sending: impl Future<Output = T>, progress: watch::Receiver<Progress>) -> T {
     let mut sending = pin!(sending);
     let mut line = StatusLine::new();
     let mut ticks = interval(Duration::from_secs(1));
@@ -196,4 +196,42 @@ fn status(progress: &Progress) -> String {
         parts.push(error.clone());
     }
     parts.join(" · ")
+}
+
+#[cfg(test)]
+mod tests {
+    use spyglass_media::Track;
+
+    use super::*;
+
+    #[test]
+    fn the_built_in_clip_is_fit_to_be_sent() {
+        let clip = Clip::from_bytes(DEMO).unwrap();
+        assert!(clip.video_config().is_some() && clip.audio_config().is_some());
+        let keys = clip.samples().iter().filter(|s| s.track == Track::Video && s.key);
+        let seconds = u64::try_from(clip.duration_ms()).unwrap() / 1000;
+        assert!(keys.count() as u64 >= seconds / 3, "chunks are cut at key frames");
+    }
+
+    #[test]
+    fn a_file_of_settings_has_the_names_of_the_flags() {
+        let file =
+            "control = 'http://h:1'\noperator_key = 'k'\nfile = 'a.mp4'\nloop = true\nfor = 3";
+        let settings: Settings = toml::from_str(file).unwrap();
+        assert!(settings.repeat && settings.access.is_somebody());
+        assert_eq!(settings.title(), "a");
+        let error = toml::from_str::<Settings>("fil = 'a.mp4'").unwrap_err().to_string();
+        assert!(error.contains("fil"), "{error}");
+    }
+
+    #[test]
+    fn the_status_says_what_is_wrong() {
+        let progress = Progress {
+            phase: Phase::Reconnecting,
+            media: Duration::from_millis(1500),
+            last_error: Some("gone".to_owned()),
+            ..Progress::default()
+        };
+        assert_eq!(status(&progress), "reconnecting · 1.5 s · 0 frames · 0.0 MB · gone");
+    }
 }

@@ -6,7 +6,7 @@ mod status;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use serde::{Deserialize, Serialize};
 use spyglass_client::api::{Api, State, Tier};
 use spyglass_client::play_hls::Poll;
@@ -118,7 +118,7 @@ impl Settings {
 /// A flag's number as a span of time.
 pub fn seconds(flag: &str, value: Option<f64>) -> anyhow::Result<Option<Duration>> {
     let span = value.map(Duration::try_from_secs_f64).transpose();
-    span.with_context(|| format!("{flag} takes seconds, 0 or more"))
+    span.map_err(|_| anyhow!("{flag} takes seconds, 0 or more"))
 }
 
 /// Resolves at a shutdown, or after `limit`.
@@ -147,7 +147,9 @@ async fn why_nothing(api: &Api, id: BroadcastId) -> &'static str {
 fn status(report: &Report) -> String {
     let mut parts = vec![place(report)];
     if report.startup_ms.is_none() {
-        parts.push(if report.anything() { "filling the buffer" } else { "waiting for media" }.into());
+        parts.push(
+            if report.anything() { "filling the buffer" } else { "waiting for media" }.into(),
+        );
     }
     let stages = report.delay.iter().filter(|(stage, _)| **stage != Stage::Chunking);
     parts.extend(

@@ -25,7 +25,7 @@ impl Source {
     }
 
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
-        let unreadable = |source| Error::Unreadable { path: path.display().to_string(), source };
+        let unreadable = |reason| Error::Unreadable { path: path.display().to_string(), reason };
         let file = File::open(path).map_err(unreadable)?;
         let about = file.metadata().map_err(unreadable)?;
         if !about.is_file() {
@@ -50,7 +50,7 @@ impl Source {
             Place::File(file) => {
                 let mut bytes = vec![0; length];
                 file.read_exact_at(&mut bytes, offset)
-                    .map_err(|source| Error::Unreadable { path: "the clip".to_owned(), source })?;
+                    .map_err(|reason| Error::Unreadable { path: "the clip".to_owned(), reason })?;
                 Ok(Some(bytes.into()))
             }
         }

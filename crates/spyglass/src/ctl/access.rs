@@ -28,7 +28,13 @@ pub struct Access {
     #[serde(skip_serializing_if = "Option::is_none")]
     operator_key: Option<Secret>,
     /// A user's token, to act as that user; wins over the operator's key
-    #[arg(long, global = true, value_name = "TOKEN", env = "SPYGLASS_TOKEN", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        value_name = "TOKEN",
+        env = "SPYGLASS_TOKEN",
+        hide_env_values = true
+    )]
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<Secret>,
 }

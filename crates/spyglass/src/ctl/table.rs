@@ -108,7 +108,10 @@ mod tests {
     fn an_object_is_a_line_for_each_value() {
         let shown = of_object(&json!({"id": "x", "viewers": {"push": 1, "hls": null}, "a_b": []}));
         let lines: Vec<_> = shown.lines().collect();
-        assert!(lines.contains(&"viewers push  1") && lines.contains(&"viewers hls   -"), "{shown}");
+        assert!(
+            lines.contains(&"viewers push  1") && lines.contains(&"viewers hls   -"),
+            "{shown}"
+        );
         assert!(lines.contains(&"id            x"), "{shown}");
     }
 
