@@ -31,8 +31,8 @@ pub enum Poll {
     /// As draft-pantos-hls-rfc8216bis section 6.3.4 asks of clients: after the
     /// last chunk's duration, or half the target duration when nothing was new.
     Paced,
-    /// After a random time between two. The paper's app: 2 s to 2.8 s (P-32);
-    /// its crawler: 0.1 s (P-60).
+    /// After a random time between two. The paper's app: 2 s to 2.8 s (section 5.2);
+    /// its crawler: 0.1 s (section 4.3).
     Between(Duration, Duration),
 }
 

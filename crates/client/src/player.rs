@@ -1,4 +1,4 @@
-//! The paper's model of a player (PAPER.md P-55): pre-buffer P seconds, then
+//! The paper's model of a player (its section 6): pre-buffer P seconds, then
 //! play on a fixed schedule; insert arrivals by sequence number; discard what
 //! comes after its scheduled time; never drop for lack of memory.
 //!

@@ -1,5 +1,5 @@
 //! A whole viewing session, as any app does it: join through control, play on
-//! the tier that was given, fall back to HLS when RTMP fails (PAPER.md P-04),
+//! the tier that was given, fall back to HLS when RTMP fails (section 4.3 of the paper),
 //! measure delay and stalls, leave.
 
 mod report;

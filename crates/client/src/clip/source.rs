@@ -38,6 +38,7 @@ impl Source {
         self.length
     }
 
+    /// Blocks, but on what the page cache mostly holds: a frame now and then.
     /// Exactly `length` bytes at `offset`, `None` when the source ends before.
     /// Allocates only what is really there.
     pub(crate) fn read(&self, offset: u64, length: usize) -> Result<Option<Bytes>, Error> {

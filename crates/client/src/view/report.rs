@@ -11,7 +11,11 @@ use crate::api::Tier;
 /// frames. Older ones make room.
 const KEPT: usize = 16_384;
 
-/// A delay that is measured, in the paper's stamps (PAPER.md 1e).
+/// A delay that is measured, in the stamps of the paper's figure 10.
+///
+/// Captured means the capture time in a key frame. On HLS, where no frame has
+/// one (only Spyglass' own broadcaster writes it), the playlist's date stands
+/// in: the origin's clock when the frame arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {

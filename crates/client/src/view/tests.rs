@@ -118,6 +118,10 @@ async fn a_push_viewer_measures_every_key_frame_and_leaves() {
     assert!(push.count == 1 && (300..3000).contains(&push.last_ms), "{push:?}");
     assert!(report.delay[&Stage::Total].last_ms >= 300);
     assert!(report.startup_ms.is_some());
+    let json = serde_json::to_value(&report).unwrap();
+    for (stage, delay) in &report.delay {
+        assert_eq!(json["delay"][stage.as_str()]["count"], delay.count);
+    }
     let last = server.asked().pop().unwrap();
     assert!(last.line.starts_with("DELETE"), "{}", last.line);
     assert_eq!(last.bearer.as_deref(), Some("secret"));
