@@ -1,1 +1,306 @@
-//! To be filled.
+//! The edge: a pull-through cache that viewers play HLS from.
+//!
+//! It knows named bytes with versions and never opens a chunk or a playlist.
+//! Media flows when viewers ask for it: the first poll after an expire notice
+//! fetches the new list, everybody else waits for that one fetch.
+//!
+//! ```text
+//! viewer ─> http ─> request ─┬─> broadcasts ─> slot ──┐  lists
+//!                            └─> broadcasts ─> cache ─┤  inits, chunks, parts
+//! origin <── fetch <────────────────── one per object ┘
+//! origin ──> watch ──> directory, slots: what exists, what has become old
+//! ```
+//!
+//! Pure machines stand in files of their own: [`slot`] (one broadcast's list),
+//! [`directory`] (what exists), [`request`] (what a path means), [`viewers`]
+//! (who watches). Tokens are `spyglass-token`, the link with control is
+//! `spyglass_daemon::attach`.
+
+pub mod broadcasts;
+pub mod cache;
+mod config;
+mod connections;
+pub mod directory;
+pub mod fetch;
+pub mod gate;
+mod http;
+pub mod metrics;
+pub mod negotiate;
+pub mod outcome;
+pub mod refusal;
+pub mod request;
+pub mod respond;
+pub mod slot;
+mod socket;
+pub mod viewers;
+mod watch;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use spyglass_api::auth::ClusterKey;
+use spyglass_api::control::{BroadcastRecord, Load, Role};
+use spyglass_daemon::admin::Admin;
+use spyglass_daemon::attach::{self, Attachment, Command, Profile};
+use spyglass_daemon::http::{is_loopback, public_url};
+use spyglass_daemon::state::StateDir;
+use spyglass_daemon::{Shutdown, cluster_key, listen, panics, random};
+use spyglass_media::NodeId;
+use tokio::net::TcpListener;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::mpsc;
+use tracing::info;
+
+use crate::broadcasts::Broadcasts;
+use crate::cache::Objects;
+pub use crate::config::Config;
+use crate::gate::Gate;
+use crate::http::Handler;
+use crate::metrics::Metrics;
+use crate::respond::Responder;
+use crate::viewers::Viewers;
+use crate::watch::Watcher;
+
+/// The longest that connections may take to close when the edge stops.
+const DRAIN: Duration = Duration::from_secs(3);
+
+/// How often leases and readiness are looked at.
+const BEAT: Duration = Duration::from_millis(250);
+
+/// Stands in the way of readiness until origins have said what exists.
+const DIRECTORY: &str = "the origins have not said what exists yet";
+
+/// Why an edge does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A listener could not be opened.
+    #[error(transparent)]
+    Listen(#[from] listen::Error),
+    /// No usable cluster key.
+    #[error(transparent)]
+    ClusterKey(#[from] spyglass_daemon::ClusterKeyError),
+    /// The state directory is not usable.
+    #[error("state directory {path}: {source}; give --state a directory this user may write")]
+    State {
+        /// The directory.
+        path: String,
+        /// What the system said. Part of the text already.
+        source: std::io::Error,
+    },
+    /// The link with control could not be set up.
+    #[error(transparent)]
+    Attach(#[from] attach::Error),
+}
+
+/// Where a loaded edge can be reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// The node's name.
+    pub id: NodeId,
+    /// What viewers are told.
+    pub http: String,
+    /// Where this process answers for its health.
+    pub health: SocketAddr,
+}
+
+/// An edge with its listeners open and its state found.
+#[derive(Debug)]
+pub struct Edge {
+    config: Config,
+    addresses: Addresses,
+    key: ClusterKey,
+    state: StateDir,
+    admin: Admin,
+    metrics: Metrics,
+    http: TcpListener,
+    separate_admin: Option<TcpListener>,
+}
+
+impl Edge {
+    /// Opens the state and every listener.
+    ///
+    /// # Errors
+    /// What stands in the way, with what to do about it.
+    pub async fn load(mut config: Config) -> Result<Self, Error> {
+        let id = config.id.take().unwrap_or_else(|| spyglass_daemon::default_node_id("edge"));
+        let key = cluster_key(&config.cluster_key, &config.cluster_key_file)?;
+        let path = config.state.display().to_string();
+        let failed = |source| Error::State { path: path.clone(), source };
+        let state = StateDir::open(&config.state).map_err(failed)?;
+        let admin = Admin::new();
+        panics::install(&admin);
+        let metrics = Metrics::register(&mut admin.registry());
+        let http = listen::tcp("--http", config.http).await?;
+        let separate_admin = match config.admin {
+            Some(address) => Some(listen::tcp("--admin", address).await?),
+            None => None,
+        };
+        let public = public_url(config.public_http.as_deref(), "http", &http, "");
+        let health = separate_admin.as_ref().unwrap_or(&http).local_addr().map_err(failed)?;
+        let addresses = Addresses { id, http: public, health };
+        Ok(Self { config, addresses, key, state, admin, metrics, http, separate_admin })
+    }
+
+    /// Where it can be reached.
+    pub fn addresses(&self) -> Addresses {
+        self.addresses.clone()
+    }
+
+    /// Serves until `shutdown`, then lets answers under way end.
+    ///
+    /// # Errors
+    /// When the link with control cannot be set up.
+    pub async fn run(self, shutdown: Shutdown) -> Result<(), Error> {
+        let config = &self.config;
+        let id = self.addresses.id.clone();
+        let negative = Duration::from_millis(config.negative_ms.into());
+        let objects = Arc::new(Objects::new(config.cache_bytes, config.max_fetches, negative));
+        let metrics = self.metrics.clone();
+        let broadcasts = Broadcasts::new(config.broadcast_limits(), objects, metrics.clone());
+        let reports = Arc::new(Reports {
+            metrics: metrics.clone(),
+            broadcasts: Arc::clone(&broadcasts),
+            sent: Mutex::new((now(), 0)),
+        });
+        let (attachment, commands) = self.attach(reports, &shutdown)?;
+        let own_admin = self.separate_admin.is_none();
+        let handler = Arc::new(Handler {
+            broadcasts: Arc::clone(&broadcasts),
+            attachment: attachment.clone(),
+            responder: Responder::new(&id),
+            metrics: metrics.clone(),
+            admin: self.admin.clone(),
+            metrics_allowed: own_admin && is_loopback(&self.http),
+            viewers: Mutex::new(Viewers::new(config.max_viewers)),
+            connections: Default::default(),
+        });
+        let watcher = Watcher {
+            me: id.clone(),
+            key: self.key.clone(),
+            broadcasts: Arc::clone(&broadcasts),
+            attachment: attachment.clone(),
+            metrics,
+            largest: config.largest(),
+        };
+        let until = |work: tokio::task::JoinHandle<()>| {
+            let shutdown = shutdown.clone();
+            tokio::spawn(async move {
+                shutdown.requested().await;
+                work.abort();
+            })
+        };
+        tokio::spawn(watcher.run(shutdown.clone()));
+        until(tokio::spawn(Arc::clone(&broadcasts).sweep()));
+        until(tokio::spawn(beat(Arc::clone(&handler))));
+        until(tokio::spawn(revoke(Arc::clone(&handler), attachment)));
+        until(tokio::spawn(obey(commands)));
+        if let Some(listener) = self.separate_admin {
+            tokio::spawn(self.admin.clone().serve(listener, true, shutdown.clone()));
+        }
+        self.admin.ready().set(DIRECTORY, false);
+        self.admin.ready().set("starting", true);
+        info!(%id, http = self.addresses.http, "edge is ready");
+        let gate = Gate::new(config.max_connections, config.max_connections_per_address);
+        let limits = config.http_limits();
+        let serving = http::serve(self.http, handler, gate, limits, shutdown.clone());
+        let drained = async {
+            shutdown.requested().await;
+            tokio::time::sleep(DRAIN).await;
+        };
+        tokio::select! {
+            () = serving => {}
+            () = drained => info!("connections were still open when the edge stopped"),
+        }
+        Ok(())
+    }
+
+    fn attach(
+        &self,
+        reports: Arc<Reports>,
+        shutdown: &Shutdown,
+    ) -> Result<(Attachment, mpsc::Receiver<Command>), Error> {
+        let profile = Profile {
+            node: self.addresses.id.clone(),
+            role: Role::Edge,
+            public_http: self.addresses.http.clone(),
+            public_rtmp: String::new(),
+            // No listener yet: nobody can fetch through this edge.
+            public_grpc: String::new(),
+            location: self.config.location,
+            incarnation: u64::from_le_bytes(random()),
+        };
+        let controls = self.config.control.clone();
+        let (key, state) = (self.key.clone(), self.state.clone());
+        Ok(attach::start(controls, key, profile, state, reports, shutdown.clone())?)
+    }
+}
+
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+/// What control is told of this edge.
+struct Reports {
+    metrics: Metrics,
+    broadcasts: Arc<Broadcasts>,
+    /// When load was last told, and the bytes sent until then.
+    sent: Mutex<(Instant, u64)>,
+}
+
+impl attach::Source for Reports {
+    fn load(&self) -> Load {
+        let (now, bytes) = (now(), self.metrics.bytes.get());
+        let mut sent = self.sent.lock();
+        let seconds = now.saturating_duration_since(sent.0).as_secs_f64();
+        let egress = if seconds > 0.0 { (bytes - sent.1) as f64 * 8.0 / seconds } else { 0.0 };
+        *sent = (now, bytes);
+        Load {
+            viewers: u32::try_from(self.metrics.viewers.get()).unwrap_or(0),
+            broadcasts: u32::try_from(self.broadcasts.watched()).unwrap_or(u32::MAX),
+            egress_bps: egress as u64,
+            ..Load::default()
+        }
+    }
+
+    fn records(&self) -> Vec<BroadcastRecord> {
+        Vec::new()
+    }
+}
+
+async fn beat(handler: Arc<Handler>) {
+    let mut beat = tokio::time::interval(BEAT);
+    beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        beat.tick().await;
+        handler.on_deadline();
+        handler.admin.ready().set(DIRECTORY, handler.broadcasts.is_settled());
+    }
+}
+
+/// Cuts viewers whose tokens are refused from now on.
+async fn revoke(handler: Arc<Handler>, attachment: Attachment) {
+    let mut revocations = attachment.subscribe_revocations();
+    loop {
+        match revocations.recv().await {
+            Ok(revocation) => handler.on_revocation(&revocation),
+            Err(RecvError::Lagged(_)) => {
+                let all = attachment.revocations();
+                all.iter().for_each(|revocation| handler.on_revocation(revocation));
+            }
+            Err(RecvError::Closed) => return,
+        }
+    }
+}
+
+/// An edge has nothing to do for control but to know whether it drains: who
+/// sends viewers here is control.
+async fn obey(mut commands: mpsc::Receiver<Command>) {
+    while let Some(command) = commands.recv().await {
+        match command {
+            Command::Drain(draining) => info!(draining, "control placed a drain mark"),
+            Command::Expect(_) | Command::End(_) => {}
+        }
+    }
+}

@@ -1,0 +1,525 @@
+//! The broadcasts of this edge: the directory, a slot for each that somebody
+//! asked for, and the tasks that fill them.
+//!
+//! Slots decide (`slot.rs`), this carries out: it wakes who waits, starts a
+//! fetch in a task of its own, and tells the watch of each origin (`watch.rs`)
+//! in what there is interest. Three locks, taken in this order and held for a
+//! look-up or a decision, never across a wait: directory, slots, one slot.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, RwLock};
+use spyglass_api::upstream::Holding;
+use spyglass_media::{BroadcastId, NodeId, Position, Resource, Version};
+use tokio::sync::watch;
+use tracing::{debug, warn};
+
+use crate::cache::{Objects, Outcome};
+use crate::directory::{Directory, Entry, Known, State};
+use crate::fetch::{Failure, prebuild};
+use crate::metrics::Metrics;
+use crate::outcome::CacheStatus;
+use crate::refusal::Refusal;
+use crate::respond::{Lists, Object};
+use crate::slot::{self, Fetch, Filled, Poll, Polled, Slot, Standing};
+use crate::watch::{Origin, holding};
+
+/// How often slots are looked through.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// Pause before the second and last attempt to fetch an object.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// What the edge is told to do, besides the waits of [`slot::Limits`].
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Waits of a slot.
+    pub slot: slot::Limits,
+    /// Broadcasts known, and slots.
+    pub broadcasts: usize,
+    /// For one object.
+    pub fetch: Duration,
+    /// How long an unknown id is left open while origins have not spoken yet.
+    pub settle: Duration,
+    /// Drop every expire notice.
+    pub ignore_notices: bool,
+}
+
+/// A list as it was served.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// Every form of it.
+    pub lists: Arc<Lists>,
+    /// Since it was made.
+    pub age: Duration,
+    /// Where it came from.
+    pub status: CacheStatus,
+}
+
+/// A refusal, and whether the upstream was asked first.
+pub type Refused = (Refusal, CacheStatus);
+
+const fn negative(refusal: Refusal) -> Refused {
+    (refusal, CacheStatus::Negative)
+}
+
+/// One broadcast with its slot.
+#[derive(Debug)]
+pub struct Broadcast {
+    id: BroadcastId,
+    slot: Mutex<Slot<Arc<Lists>>>,
+    /// Where to fetch from, as the directory says.
+    origin: Mutex<Option<Arc<Origin>>>,
+    wake: watch::Sender<()>,
+}
+
+impl Broadcast {
+    /// What an origin's watch must say of it: `None` when nobody is interested
+    /// or another origin owns it.
+    pub fn interest(&self, node: &NodeId) -> Option<(Option<Version>, Option<Position>)> {
+        let mine = self.origin.lock().as_ref().is_some_and(|origin| origin.node() == node);
+        let slot = self.slot.lock();
+        let held = slot.held();
+        (mine && slot.interested())
+            .then(|| (held.map(|held| held.version), held.and_then(|held| held.position)))
+    }
+}
+
+/// All of them.
+#[derive(Debug)]
+pub struct Broadcasts {
+    limits: Limits,
+    metrics: Metrics,
+    directory: RwLock<Directory>,
+    slots: RwLock<HashMap<BroadcastId, Arc<Broadcast>>>,
+    origins: RwLock<HashMap<NodeId, Arc<Origin>>>,
+    objects: Arc<Objects>,
+    /// Changes with each snapshot that is whole.
+    settled: watch::Sender<()>,
+}
+
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+impl Broadcasts {
+    /// None known.
+    pub fn new(limits: Limits, objects: Arc<Objects>, metrics: Metrics) -> Arc<Self> {
+        Arc::new(Self {
+            limits,
+            metrics,
+            directory: RwLock::new(Directory::new(limits.broadcasts, limits.settle)),
+            slots: RwLock::default(),
+            origins: RwLock::default(),
+            objects,
+            settled: watch::Sender::new(()),
+        })
+    }
+
+    // ---- what viewers ask
+
+    /// The lists of a broadcast. `proven`: a valid token names it.
+    pub async fn lists(self: &Arc<Self>, id: BroadcastId, proven: bool) -> Result<Listed, Refused> {
+        let asked = now();
+        self.admit(id, proven).await.map_err(negative)?;
+        let broadcast = self.open(id).map_err(negative)?;
+        let mut wake: Option<watch::Receiver<()>> = None;
+        // The first answer that was no list says how this request counts.
+        let mut forwarded: Option<CacheStatus> = None;
+        loop {
+            match self.poll(&broadcast, asked) {
+                Polled { poll: Poll::Serve { list, age, aged }, .. } => {
+                    let status = if aged { CacheStatus::Unreachable } else { CacheStatus::Hit };
+                    let status = forwarded.filter(|_| !aged).unwrap_or(status);
+                    return Ok(Listed { lists: list, age, status });
+                }
+                Polled { poll: Poll::GiveUp { known }, .. } => {
+                    let refusal = if known { Refusal::Upstream } else { Refusal::NotYet };
+                    return Err((refusal, forwarded.unwrap_or(CacheStatus::Negative)));
+                }
+                Polled { poll: Poll::Wait { until, stale }, fetch, .. } => {
+                    forwarded.get_or_insert(CacheStatus::forwarded(stale, fetch.is_none()));
+                    match &mut wake {
+                        // What changed before this must not be missed: ask once more.
+                        None => wake = Some(broadcast.wake.subscribe()),
+                        Some(wake) => {
+                            // An error means that time is up; the slot will say so.
+                            let _ = tokio::time::timeout_at(until.into(), wake.changed()).await;
+                        }
+                    }
+                }
+            }
+            self.standing(id, proven).map_err(negative)?;
+        }
+    }
+
+    /// An init, chunk or part.
+    pub async fn object(
+        self: &Arc<Self>,
+        id: BroadcastId,
+        resource: Resource,
+        proven: bool,
+    ) -> Result<(Arc<Object>, CacheStatus), Refused> {
+        self.admit(id, proven).await.map_err(negative)?;
+        match self.objects.get((id, resource), now()).await {
+            Some(Outcome::Found(object)) => return Ok((object, CacheStatus::Hit)),
+            Some(_) => return Err(negative(Refusal::NotFound)),
+            None => {}
+        }
+        let broadcast = self.open(id).map_err(negative)?;
+        let exists = || broadcast.slot.lock().may_exist(resource);
+        if exists() != Some(true) {
+            // Named by a list that another edge served, or made up: a list that
+            // is good now tells which.
+            self.lists(id, proven).await?;
+            if exists() != Some(true) {
+                return Err(negative(Refusal::NotFound));
+            }
+        }
+        let declare = broadcast.slot.lock().on_viewer(now());
+        self.declare(&broadcast, declare);
+        let Some(origin) = broadcast.origin.lock().clone() else {
+            return Err(negative(Refusal::Upstream));
+        };
+        let this = Arc::clone(self);
+        let fill = async move { this.fill_object(&origin, id, resource).await };
+        let filled = self.objects.fill((id, resource), fill).await.map_err(negative)?;
+        match filled {
+            (Outcome::Found(object), status) => Ok((object, status)),
+            (Outcome::Missing, status) => Err((Refusal::NotFound, status)),
+            (Outcome::Failed, status) => Err((Refusal::Upstream, status)),
+        }
+    }
+
+    /// How long a viewer of this broadcast counts after a request.
+    pub fn lease(&self, id: BroadcastId) -> Duration {
+        let broadcast = self.slots.read().get(&id).cloned();
+        let target = broadcast.and_then(|broadcast| broadcast.slot.lock().target());
+        // The default chunk length's, while nothing is known.
+        3 * target.unwrap_or(Duration::from_secs(4))
+    }
+
+    /// Waits, for a moment, until it is clear whether the broadcast exists.
+    async fn admit(&self, id: BroadcastId, proven: bool) -> Result<(), Refusal> {
+        match self.standing(id, proven) {
+            Err(Refusal::Starting) => {}
+            clear => return clear,
+        }
+        let mut settled = self.settled.subscribe();
+        let wait = async {
+            while self.standing(id, proven) == Err(Refusal::Starting) {
+                if settled.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(self.limits.slot.aged, wait).await;
+        self.standing(id, proven)
+    }
+
+    /// A private broadcast without a token and an unknown one go the same way.
+    fn standing(&self, id: BroadcastId, proven: bool) -> Result<(), Refusal> {
+        let directory = self.directory.read();
+        match directory.get(id) {
+            Some(known) if proven || !known.entry.private => match known.entry.state {
+                State::Gone => Err(Refusal::Gone),
+                _ => Ok(()),
+            },
+            None if proven => Ok(()),
+            _ if directory.settled(now()) => Err(Refusal::NotFound),
+            _ => Err(Refusal::Starting),
+        }
+    }
+
+    fn open(&self, id: BroadcastId) -> Result<Arc<Broadcast>, Refusal> {
+        if let Some(broadcast) = self.slots.read().get(&id) {
+            return Ok(Arc::clone(broadcast));
+        }
+        let mut slots = self.slots.write();
+        if !slots.contains_key(&id) && slots.len() >= self.limits.broadcasts {
+            return Err(Refusal::Busy);
+        }
+        let new = || {
+            Arc::new(Broadcast {
+                id,
+                slot: Mutex::new(Slot::new(self.limits.slot, now())),
+                origin: Mutex::default(),
+                wake: watch::Sender::new(()),
+            })
+        };
+        let broadcast = Arc::clone(slots.entry(id).or_insert_with(new));
+        drop(slots);
+        self.refresh(&broadcast);
+        Ok(broadcast)
+    }
+
+    // ---- slots
+
+    fn poll(self: &Arc<Self>, broadcast: &Arc<Broadcast>, asked: Instant) -> Polled<Arc<Lists>> {
+        let polled = broadcast.slot.lock().on_poll(now(), asked);
+        self.declare(broadcast, polled.declare);
+        if let Some(fetch) = polled.fetch {
+            tokio::spawn(fill_lists(Arc::clone(self), Arc::clone(broadcast), fetch));
+        }
+        polled
+    }
+
+    fn declare(&self, broadcast: &Broadcast, declare: bool) {
+        if declare && let Some(origin) = &*broadcast.origin.lock() {
+            origin.interest_changed(broadcast.id);
+        }
+    }
+
+    /// Brings a slot up to date with the directory. The directory stays locked
+    /// meanwhile, so that of two refreshes the later one tells the later state.
+    fn refresh(&self, broadcast: &Broadcast) {
+        let directory = self.directory.read();
+        let known = directory.get(broadcast.id);
+        let owner = known.and_then(|known| self.origins.read().get(&known.origin).cloned());
+        let former = std::mem::replace(&mut *broadcast.origin.lock(), owner.clone());
+        let mut slot = broadcast.slot.lock();
+        let standing = owner.as_ref().and(known).map(|known| Standing {
+            incarnation: known.entry.incarnation,
+            begun: known.entry.state != State::Created,
+            target: known.entry.target,
+        });
+        let mut wake = slot.on_standing(standing);
+        wake |= slot.on_watch(owner.as_ref().is_some_and(|origin| origin.is_watched()));
+        wake |= known.is_some_and(|known| known.entry.state == State::Gone);
+        let interested = slot.interested();
+        drop(slot);
+        let same = match (&former, &owner) {
+            (Some(former), Some(owner)) => Arc::ptr_eq(former, owner),
+            (None, None) => true,
+            _ => false,
+        };
+        if interested && !same {
+            for origin in former.iter().chain(&owner) {
+                origin.interest_changed(broadcast.id);
+            }
+        }
+        if wake {
+            broadcast.wake.send_replace(());
+        }
+    }
+
+    fn refresh_all(&self, ids: impl IntoIterator<Item = BroadcastId>) {
+        for id in ids {
+            let broadcast = self.slots.read().get(&id).cloned();
+            if let Some(broadcast) = broadcast {
+                self.refresh(&broadcast);
+            }
+        }
+    }
+
+    /// A slot, if anybody has asked for this broadcast.
+    pub fn get(&self, id: BroadcastId) -> Option<Arc<Broadcast>> {
+        self.slots.read().get(&id).cloned()
+    }
+
+    // ---- what watches tell
+
+    /// These origins exist now; their watches begin or have begun.
+    pub fn on_origins(&self, origins: HashMap<NodeId, Arc<Origin>>) {
+        let former = std::mem::replace(&mut *self.origins.write(), origins);
+        let current: Vec<_> = self.origins.read().keys().cloned().collect();
+        let mut changed = Vec::new();
+        let mut directory = self.directory.write();
+        for node in former.keys().filter(|node| !current.contains(node)) {
+            changed.extend(directory.on_origin_gone(node));
+        }
+        directory.on_origins(now(), current);
+        drop(directory);
+        // A new address of a known origin changes no entry: look at all.
+        changed.extend(self.slots.read().keys());
+        self.refresh_all(changed);
+        self.settled.send_replace(());
+    }
+
+    /// A new watch of an origin begins; its snapshot will follow.
+    pub fn on_watch_begun(&self, node: &NodeId) {
+        self.directory.write().on_watch_begun(node);
+    }
+
+    /// An origin's watch has told everything (`alive`), or is broken.
+    pub fn on_watch(&self, origin: &Origin, alive: bool) {
+        let slots: Vec<_> = self.slots.read().values().cloned().collect();
+        for broadcast in slots {
+            // Not by name: an origin that has moved has a former self.
+            let owner = broadcast.origin.lock().clone();
+            let mine = owner.is_some_and(|owner| std::ptr::eq(&*owner, origin));
+            if mine && broadcast.slot.lock().on_watch(alive) {
+                broadcast.wake.send_replace(());
+            }
+        }
+    }
+
+    /// What viewers watch of this origin, and what is held of it.
+    pub fn of_interest(&self, node: &NodeId) -> Vec<Holding> {
+        let slots: Vec<_> = self.slots.read().values().cloned().collect();
+        let interests = slots.iter().filter_map(|broadcast| {
+            let (version, position) = broadcast.interest(node)?;
+            Some(holding(broadcast.id, version, position))
+        });
+        interests.collect()
+    }
+
+    /// A page of an origin's directory.
+    pub fn on_page(&self, node: &NodeId, entries: Vec<(BroadcastId, Option<Entry>)>, last: bool) {
+        let changed = self.write_directory(|directory| directory.on_page(node, entries, last));
+        self.refresh_all(changed);
+        self.settled.send_replace(());
+    }
+
+    /// A change of an origin's directory.
+    pub fn on_change(&self, node: &NodeId, id: BroadcastId, entry: Option<Entry>) {
+        let changed = self.write_directory(|directory| directory.on_change(node, id, entry));
+        self.refresh_all(changed);
+        self.settled.send_replace(());
+    }
+
+    fn write_directory<T>(&self, change: impl FnOnce(&mut Directory) -> T) -> T {
+        let mut directory = self.directory.write();
+        let refused = directory.refused();
+        let changed = change(&mut directory);
+        let refused = directory.refused() - refused;
+        self.metrics.broadcasts.set(i64::try_from(directory.len()).unwrap_or(i64::MAX));
+        drop(directory);
+        if refused > 0 {
+            self.metrics.refused_broadcasts.inc_by(refused);
+            warn!(refused, "more broadcasts than max_broadcasts: these cannot be watched here");
+        }
+        changed
+    }
+
+    /// A notice.
+    pub fn on_expire(
+        &self,
+        id: BroadcastId,
+        version: Version,
+        position: Option<Position>,
+        incarnation: u64,
+    ) {
+        if self.limits.ignore_notices {
+            self.metrics.ignored_notices.inc();
+            return;
+        }
+        if let Some(broadcast) = self.get(id)
+            && broadcast.slot.lock().on_expire(version, position, incarnation)
+        {
+            broadcast.wake.send_replace(());
+        }
+    }
+
+    /// Whether an unknown id is known not to exist.
+    pub fn is_settled(&self) -> bool {
+        self.directory.read().settled(now())
+    }
+
+    /// What the directory says of a broadcast.
+    pub fn known(&self, id: BroadcastId) -> Option<Known> {
+        self.directory.read().get(id).cloned()
+    }
+
+    /// Broadcasts with viewers here.
+    pub fn watched(&self) -> usize {
+        let slots: Vec<_> = self.slots.read().values().cloned().collect();
+        slots.iter().filter(|broadcast| broadcast.slot.lock().interested()).count()
+    }
+
+    // ---- time
+
+    /// Ends interest that nobody shares, and forgets slots of broadcasts that
+    /// do not exist; for ever.
+    pub async fn sweep(self: Arc<Self>) {
+        let mut beat = tokio::time::interval(SWEEP);
+        beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            beat.tick().await;
+            self.on_deadline(now());
+        }
+    }
+
+    fn on_deadline(&self, now: Instant) {
+        let slots: Vec<_> = self.slots.read().values().cloned().collect();
+        let mut idle = Vec::new();
+        for broadcast in slots {
+            let mut slot = broadcast.slot.lock();
+            let over = slot.on_deadline(now);
+            let forgotten = !slot.interested();
+            drop(slot);
+            if over {
+                debug!(broadcast = %broadcast.id, "no viewer any more");
+                if let Some(origin) = &*broadcast.origin.lock() {
+                    origin.interest_changed(broadcast.id);
+                }
+            }
+            if forgotten {
+                idle.push(broadcast.id);
+            }
+        }
+        let directory = self.directory.read();
+        idle.retain(|id| directory.get(*id).is_none_or(|known| known.entry.state == State::Gone));
+        drop(directory);
+        if !idle.is_empty() {
+            let mut slots = self.slots.write();
+            for id in idle {
+                slots.remove(&id);
+            }
+        }
+    }
+
+    // ---- fills
+
+    async fn fill_object(&self, origin: &Origin, id: BroadcastId, resource: Resource) -> Outcome {
+        let deadline = now() + self.limits.fetch;
+        let mut fetched = origin.fetcher().object(id, resource, deadline).await;
+        if fetched.as_ref().is_err_and(|failure| failure.is_transport()) {
+            self.metrics.fetch(resource.kind(), "retried");
+            tokio::time::sleep(AGAIN).await;
+            fetched = origin.fetcher().object(id, resource, deadline).await;
+        }
+        let result = fetched.as_ref().map_or_else(|failure| failure.as_str(), |_| "ok");
+        self.metrics.fetch(resource.kind(), result);
+        match fetched {
+            Ok(bytes) => match prebuild(resource, bytes).await {
+                Some(answer) => Outcome::Found(Arc::new(Object { answer, arrived: now() })),
+                None => Outcome::Failed,
+            },
+            Err(Failure::Missing) => Outcome::Missing,
+            Err(failure) => {
+                debug!(broadcast = %id, %resource, failure = ?failure, "fetch failed");
+                Outcome::Failed
+            }
+        }
+    }
+}
+
+/// One fetch of a broadcast's lists, in a task of its own: it ends for the slot
+/// whoever left meanwhile.
+async fn fill_lists(broadcasts: Arc<Broadcasts>, broadcast: Arc<Broadcast>, fetch: Fetch) {
+    let origin = broadcast.origin.lock().clone();
+    let fetched = match origin {
+        Some(origin) => origin.fetcher().lists(broadcast.id, fetch.least, fetch.until).await,
+        None => Err(Failure::Unreachable),
+    };
+    let mut slot = broadcast.slot.lock();
+    let result = match fetched {
+        Ok((meta, lists)) => match slot.on_filled(now(), fetch.id, meta, Arc::new(lists)) {
+            Filled::Stored => "ok",
+            other => other.as_str(),
+        },
+        Err(failure) => {
+            slot.on_failed(now(), fetch.id);
+            failure.as_str()
+        }
+    };
+    drop(slot);
+    broadcast.wake.send_replace(());
+    broadcasts.metrics.fetch("chunklist", result);
+    if result != "ok" {
+        debug!(broadcast = %broadcast.id, result, "list not fetched");
+    }
+}

@@ -1,0 +1,129 @@
+//! How many connections there may be, in all and from one address.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+/// Why a connection is closed before anything is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Full {
+    /// There are as many as there may be.
+    Edge,
+    /// This address has as many as it may have.
+    Address,
+}
+
+impl Full {
+    /// The word in logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Edge => "edge_full",
+            Self::Address => "address_full",
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    all: usize,
+    by_address: HashMap<IpAddr, usize>,
+}
+
+/// Counts connections; clones share the counts.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    most: usize,
+    most_per_address: usize,
+    counts: Arc<Mutex<Counts>>,
+}
+
+impl Gate {
+    /// With these limits.
+    pub fn new(most: usize, most_per_address: usize) -> Self {
+        Self { most, most_per_address, counts: Arc::default() }
+    }
+
+    /// A place for a connection of `address`, until it is dropped.
+    pub fn enter(&self, address: IpAddr) -> Result<Place, Full> {
+        let address = (!address.to_canonical().is_loopback()).then(|| network(address));
+        let mut counts = self.counts.lock();
+        if counts.all >= self.most {
+            return Err(Full::Edge);
+        }
+        if let Some(address) = address {
+            let count = counts.by_address.get(&address).copied().unwrap_or(0);
+            if count >= self.most_per_address {
+                return Err(Full::Address);
+            }
+            counts.by_address.insert(address, count + 1);
+        }
+        counts.all += 1;
+        Ok(Place { address, counts: Arc::clone(&self.counts) })
+    }
+}
+
+/// Who has one IPv6 address has 2⁶⁴ of them.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let prefix = address.to_bits() & (u128::MAX << 64);
+            IpAddr::V6(Ipv6Addr::from_bits(prefix))
+        }
+        v4 => v4,
+    }
+}
+
+/// One connection's place.
+#[derive(Debug)]
+pub struct Place {
+    address: Option<IpAddr>,
+    counts: Arc<Mutex<Counts>>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut counts = self.counts.lock();
+        counts.all = counts.all.saturating_sub(1);
+        let Some(address) = self.address else { return };
+        if let Some(count) = counts.by_address.get_mut(&address) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                counts.by_address.remove(&address);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn an_address_and_the_edge_have_so_many_places() {
+        let gate = Gate::new(3, 2);
+        let first = gate.enter(ip("192.0.2.1")).unwrap();
+        let _second = gate.enter(ip("::ffff:192.0.2.1")).unwrap();
+        assert_eq!(gate.enter(ip("192.0.2.1")).unwrap_err(), Full::Address);
+        let _third = gate.enter(ip("192.0.2.2")).unwrap();
+        assert_eq!(gate.enter(ip("192.0.2.3")).unwrap_err(), Full::Edge);
+        drop(first);
+        assert!(gate.enter(ip("192.0.2.1")).is_ok());
+        assert_eq!(gate.counts.lock().by_address.len(), 2);
+    }
+
+    #[test]
+    fn a_network_counts_as_one_and_loopback_not_at_all() {
+        let gate = Gate::new(100, 1);
+        let _first = gate.enter(ip("2001:db8::1")).unwrap();
+        assert_eq!(gate.enter(ip("2001:db8::ffff:2")).unwrap_err(), Full::Address);
+        assert!(gate.enter(ip("2001:db8:0:1::1")).is_ok());
+        let places: Vec<_> = (0..9).map(|_| gate.enter(ip("127.0.0.1")).unwrap()).collect();
+        assert_eq!(places.len(), 9);
+    }
+}

@@ -1,0 +1,394 @@
+//! HTTP for viewers: from a parsed request to an answer, and the connections
+//! that carry both.
+//!
+//! hyper without a framework: HTTP/1.1 and HTTP/2 on one port. What a path
+//! means is `request.rs`, what is served `broadcasts.rs`, how it looks
+//! `respond.rs`.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
+use http_body::Body as _;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use parking_lot::Mutex;
+use spyglass_daemon::admin::Admin;
+use spyglass_daemon::attach::{Attachment, Revocation};
+use spyglass_daemon::{Shutdown, now_utc};
+use spyglass_media::{BroadcastId, Resource, ViewerId};
+use spyglass_token::WatchGrant;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tracing::{debug, warn};
+
+use crate::broadcasts::{Broadcasts, Refused};
+use crate::connections::{Connection, Connections, Shown};
+use crate::gate::{Gate, Place};
+use crate::metrics::Metrics;
+use crate::outcome::CacheStatus;
+use crate::refusal::Refusal;
+use crate::request::{self, Object, Route};
+use crate::respond::{Asked, Body, Responder};
+use crate::socket::{Reset, Socket};
+use crate::viewers::{Lease, Viewers};
+
+const HEADERS: usize = 64;
+const HEADER_BYTES: usize = 16 * 1024;
+
+/// Requests at once on one HTTP/2 connection.
+const STREAMS: u32 = 100;
+
+/// HTTP/2 pings: a peer that is gone is noticed.
+const PING: Duration = Duration::from_secs(20);
+
+/// How long the last answer on a kicked viewer's connection may take.
+const LAST_WORD: Duration = Duration::from_millis(300);
+
+/// Times of a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// For a request's header; for the first request of a connection too.
+    pub header: Duration,
+    /// Without a request.
+    pub idle: Duration,
+    /// For a write to move on.
+    pub write: Duration,
+}
+
+/// Answers requests; shared by all connections.
+#[derive(Debug)]
+pub struct Handler {
+    /// What there is to serve.
+    pub broadcasts: Arc<Broadcasts>,
+    /// Keys and revocations.
+    pub attachment: Attachment,
+    /// How answers look.
+    pub responder: Responder,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Health.
+    pub admin: Admin,
+    /// Whether `/metrics` is served on the viewers' address.
+    pub metrics_allowed: bool,
+    /// Who watches.
+    pub viewers: Mutex<Viewers>,
+    /// Where they are connected.
+    pub connections: Connections,
+}
+
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+impl Handler {
+    async fn answer(
+        &self,
+        connection: &Arc<Connection>,
+        request: Request<Incoming>,
+    ) -> Response<Body> {
+        let _active = connection.begin(now());
+        let (parts, _) = request.into_parts();
+        let head = parts.method == Method::HEAD;
+        let refuse = |refusal| {
+            self.metrics.request("other", CacheStatus::Negative);
+            self.responder.refused(refusal, CacheStatus::Negative, head)
+        };
+        match parts.method {
+            Method::GET | Method::HEAD if has_body(&parts.headers) => {
+                return refuse(Refusal::Body);
+            }
+            Method::GET | Method::HEAD => {}
+            Method::OPTIONS => {
+                self.metrics.request("other", CacheStatus::Hit);
+                return self.responder.options();
+            }
+            _ => return refuse(Refusal::Method),
+        }
+        let path = parts.uri.path();
+        let (object, private) = match request::parse(path, parts.uri.query()) {
+            Ok(Route::Public(object)) => (object, false),
+            Ok(Route::Joined { token, object }) => {
+                let shared = parts.version == Version::HTTP_2;
+                let Some(grant) = self.grant(connection, &token, shared) else {
+                    return refuse(Refusal::Denied);
+                };
+                let object = match object {
+                    Ok(object) if object.broadcast == grant.broadcast => object,
+                    Ok(_) => return refuse(Refusal::Denied),
+                    Err(refusal) => return refuse(refusal),
+                };
+                self.on_viewer(&grant);
+                (object, true)
+            }
+            Ok(Route::Other) => {
+                return match self.admin.respond(path, self.metrics_allowed) {
+                    Some(response) => response.map(Full::new),
+                    None => refuse(Refusal::NotFound),
+                };
+            }
+            Err(refusal) => return refuse(refusal),
+        };
+        let asked = Asked { head, private, headers: &parts.headers };
+        let answer = self.find(object, asked);
+        let (response, status) = if private {
+            tokio::select! {
+                biased;
+                answer = answer => answer,
+                () = connection.kicked.cancelled() => {
+                    let mut response = refuse(Refusal::Denied);
+                    if parts.version < Version::HTTP_2 {
+                        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                    }
+                    return response;
+                }
+            }
+        } else {
+            answer.await
+        };
+        self.metrics.request(object.resource.kind(), status);
+        self.metrics.bytes.inc_by(response.body().size_hint().lower());
+        response
+    }
+
+    async fn find(&self, object: Object, asked: Asked<'_>) -> (Response<Body>, CacheStatus) {
+        let found = match object.resource {
+            Resource::Index | Resource::Chunklist => self.list(object, asked).await,
+            resource => {
+                let found = self.broadcasts.object(object.broadcast, resource, asked.private).await;
+                found.map(|(found, status)| {
+                    let age = now().saturating_duration_since(found.arrived);
+                    (self.responder.found(&found.answer, status, age, asked), status)
+                })
+            }
+        };
+        found.unwrap_or_else(|(refusal, status)| {
+            (self.responder.refused(refusal, status, asked.head), status)
+        })
+    }
+
+    async fn list(
+        &self,
+        object: Object,
+        asked: Asked<'_>,
+    ) -> Result<(Response<Body>, CacheStatus), Refused> {
+        let listed = self.broadcasts.lists(object.broadcast, asked.private).await?;
+        let forms = match object.resource {
+            Resource::Index => &listed.lists.index,
+            _ => &listed.lists.media,
+        };
+        let found = forms.choose(asked.headers);
+        Ok((self.responder.found(found, listed.status, listed.age, asked), listed.status))
+    }
+
+    // ---- joined viewers
+
+    /// What a token allows now; `None` when nothing.
+    fn grant(&self, connection: &Arc<Connection>, token: &str, shared: bool) -> Option<WatchGrant> {
+        let keys = self.attachment.keys();
+        let utc = now_utc();
+        let grant = match connection.shown(token, &keys) {
+            Some(grant) => grant,
+            None => {
+                let verified = keys.verify_watch(token, utc);
+                if let Err(denied) = &verified {
+                    debug!(reason = denied.as_str(), "viewer token refused");
+                }
+                let grant = verified.ok()?;
+                let shown = Shown { token: token.into(), keys, grant: grant.clone() };
+                connection.show(shown);
+                grant
+            }
+        };
+        // Known before it is judged: a revocation that comes now finds it.
+        self.connections.enter((grant.broadcast, grant.viewer), connection, shared);
+        let good = utc < grant.expires && !self.attachment.revoked(grant.broadcast, grant.viewer);
+        good.then_some(grant)
+    }
+
+    fn on_viewer(&self, grant: &WatchGrant) {
+        let lease = self.broadcasts.lease(grant.broadcast);
+        let (id, viewer) = (grant.broadcast, grant.viewer);
+        let mut viewers = self.viewers.lock();
+        let begun = viewers.on_request(now(), now_utc(), id, viewer, grant.generation, lease);
+        if let Some(lease) = begun {
+            self.count(&viewers);
+            drop(viewers);
+            self.attachment.lease_begun(as_control(&lease));
+        }
+    }
+
+    /// A viewer's tokens are refused from now on.
+    pub fn on_revocation(&self, revocation: &Revocation) {
+        let id = revocation.broadcast.parse::<BroadcastId>();
+        let (Ok(id), Ok(viewer)) = (id, revocation.viewer.parse::<ViewerId>()) else { return };
+        let cut = self.connections.cut((id, viewer));
+        debug!(broadcast = %id, %viewer, connections = cut, "viewer cut");
+        let mut viewers = self.viewers.lock();
+        let ended = viewers.on_revoked(id, viewer);
+        self.count(&viewers);
+        drop(viewers);
+        if let Some(lease) = ended {
+            self.attachment.lease_ended(as_control(&lease));
+        }
+    }
+
+    /// Ends the leases of viewers who have stopped asking.
+    pub fn on_deadline(&self) {
+        let mut viewers = self.viewers.lock();
+        let ended = viewers.on_deadline(now());
+        self.count(&viewers);
+        drop(viewers);
+        for lease in ended {
+            self.attachment.lease_ended(as_control(&lease));
+        }
+    }
+
+    fn count(&self, viewers: &Viewers) {
+        self.metrics.viewers.set(i64::try_from(viewers.count()).unwrap_or(i64::MAX));
+    }
+}
+
+fn as_control(lease: &Lease) -> spyglass_api::control::Lease {
+    spyglass_api::control::Lease {
+        broadcast: lease.broadcast.to_string(),
+        viewer: lease.viewer.to_string(),
+        // Seats are places in the push tier.
+        seat: 0,
+        generation: lease.generation,
+        since_ms: lease.since.millis(),
+    }
+}
+
+fn has_body(headers: &HeaderMap) -> bool {
+    let length = headers.get(CONTENT_LENGTH).map(HeaderValue::as_bytes);
+    length.is_some_and(|length| length != b"0") || headers.contains_key(TRANSFER_ENCODING)
+}
+
+/// Serves viewers until `shutdown`; then those connections that are idle close
+/// at once and the others after their answer.
+pub async fn serve(
+    listener: TcpListener,
+    handler: Arc<Handler>,
+    gate: Gate,
+    limits: Limits,
+    shutdown: Shutdown,
+) {
+    let mut http = auto::Builder::new(TokioExecutor::new());
+    http.http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header)
+        .max_headers(HEADERS)
+        .max_buf_size(HEADER_BYTES);
+    http.http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .max_header_list_size(HEADER_BYTES as u32)
+        .keep_alive_interval(PING)
+        .keep_alive_timeout(PING / 2);
+    let http = Arc::new(http);
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(ended) = connections.join_next() => {
+                if let Err(error) = ended {
+                    warn!(%error, "a viewer's connection failed");
+                }
+                continue;
+            }
+            () = shutdown.requested() => break,
+        };
+        match accepted {
+            Ok((stream, peer)) => match gate.enter(peer.ip()) {
+                Ok(place) => {
+                    let (http, handler) = (Arc::clone(&http), Arc::clone(&handler));
+                    let shutdown = shutdown.clone();
+                    connections.spawn(connection(http, stream, handler, place, limits, shutdown));
+                }
+                Err(full) => handler.metrics.closed(full.as_str()),
+            },
+            Err(error) => {
+                // Out of descriptors, most likely: give connections time to close.
+                warn!(%error, "cannot accept viewers");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+async fn connection(
+    http: Arc<auto::Builder<TokioExecutor>>,
+    stream: TcpStream,
+    handler: Arc<Handler>,
+    place: Place,
+    limits: Limits,
+    shutdown: Shutdown,
+) {
+    if let Err(error) = stream.set_nodelay(true) {
+        debug!(%error, "socket options");
+    }
+    handler.metrics.connections.inc();
+    let state = Arc::new(Connection::default());
+    let reset = Reset::default();
+    let socket = TokioIo::new(Socket::new(stream, limits.write, Arc::clone(&reset)));
+    let service = service_fn(|request| {
+        let (handler, state) = (Arc::clone(&handler), Arc::clone(&state));
+        async move { Ok::<_, Infallible>(handler.answer(&state, request).await) }
+    });
+    let mut serving = std::pin::pin!(http.serve_connection(socket, service));
+    let accepted = now();
+    // hyper's header time-out begins with the first byte: this is for who sends
+    // none, and for an HTTP/2 connection without requests.
+    let mut check = accepted + limits.header;
+    let mut last_word = false;
+    let mut draining = false;
+    let closed = loop {
+        tokio::select! {
+            ended = serving.as_mut() => {
+                if let Err(error) = ended {
+                    debug!(%error, "a viewer's connection broke");
+                }
+                break None;
+            }
+            () = state.kicked.cancelled(), if !last_word => {
+                // A waiting poll gets its refusal; an open answer is cut.
+                if !state.is_active() {
+                    break Some("kicked");
+                }
+                serving.as_mut().graceful_shutdown();
+                last_word = true;
+                check = now() + LAST_WORD;
+            }
+            () = shutdown.requested(), if !draining => {
+                draining = true;
+                serving.as_mut().graceful_shutdown();
+            }
+            () = tokio::time::sleep_until(check.into()) => {
+                if last_word {
+                    break Some("kicked");
+                }
+                let Some(last) = state.last_request() else { break Some("no_request") };
+                let quiet = now().saturating_duration_since(last);
+                if !state.is_active() && quiet >= limits.idle {
+                    serving.as_mut().graceful_shutdown();
+                }
+                check = now() + limits.idle;
+            }
+        }
+    };
+    if let Some(reason) = closed {
+        reset.store(true, std::sync::atomic::Ordering::Relaxed);
+        handler.metrics.closed(reason);
+    }
+    handler.connections.leave(&state);
+    handler.metrics.connections.dec();
+    drop(place);
+}

@@ -1,0 +1,479 @@
+//! A broadcast's list as this edge holds it: empty, fetching, fresh, expired
+//! or ended.
+//!
+//! Pure: it is told of polls, notices and fetches, and says what must happen.
+//! Those who wait are not kept here: a poll that must wait is told until when,
+//! is woken when something changes, and asks again with the moment it began.
+//! So nothing can be forgotten in a queue, and a waiter who leaves leaves
+//! nothing behind. Bytes and tasks are `broadcasts.rs`.
+//!
+//! Two ways of being old are kept apart (DESIGN, invariants 1 and 3). A list is
+//! *known old* when a notice named a newer version: it is never served. It has
+//! merely *aged* when nobody confirmed it for too long: it is served after a
+//! short wait when the upstream does not answer.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use spyglass_media::{Position, Resource, Version};
+
+/// How long each wait may last.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// A poll of a broadcast that has no list yet.
+    pub first: Duration,
+    /// A poll of an aged list, before the aged list is served.
+    pub aged: Duration,
+    /// Interest without a viewer.
+    pub interest: Duration,
+    /// After the first failed fetch; doubles with each further one …
+    pub retry: Duration,
+    /// … up to this.
+    pub retry_max: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            first: Duration::from_secs(8),
+            aged: Duration::from_secs(1),
+            interest: Duration::from_secs(30),
+            retry: Duration::from_millis(100),
+            retry_max: Duration::from_millis(800),
+        }
+    }
+}
+
+/// What a fetched list says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Meta {
+    /// Orders it among all lists of the broadcast.
+    pub version: Version,
+    /// The newest media it names.
+    pub position: Option<Position>,
+    /// Fixed for the broadcast's life.
+    pub target: Duration,
+    /// It carries ENDLIST.
+    pub ended: bool,
+    /// The origin process that made it.
+    pub incarnation: u64,
+    /// How long ago it was made, when it arrived.
+    pub age: Duration,
+}
+
+/// Names one fetch among all of this slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FetchId(u64);
+
+/// A fetch that must be started now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fetch {
+    /// To be given back with the result.
+    pub id: FetchId,
+    /// Anything older is not wanted.
+    pub least: Version,
+    /// After this nobody waits for its result.
+    pub until: Instant,
+}
+
+/// Where the slot stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Nothing held, nothing under way.
+    Empty,
+    /// A fetch is under way.
+    Fetching,
+    /// Held, and as new as anything this edge knows of.
+    Fresh,
+    /// Held, and known old or aged.
+    Expired,
+    /// Held, with ENDLIST: there is nothing newer.
+    Ended,
+}
+
+/// What a poll gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Poll<L> {
+    /// This list.
+    Serve {
+        /// The list.
+        list: L,
+        /// Since it was made.
+        age: Duration,
+        /// It has aged, and the upstream does not answer.
+        aged: bool,
+    },
+    /// Ask again when woken, at the latest at `until`.
+    Wait {
+        /// Later than now.
+        until: Instant,
+        /// A list is held, though too old.
+        stale: bool,
+    },
+    /// Nothing to serve in time. `known`: something newer exists, or an older
+    /// list is held; otherwise the broadcast has not begun.
+    GiveUp {
+        /// See above.
+        known: bool,
+    },
+}
+
+/// Everything that a poll brings about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Polled<L> {
+    /// For who polls.
+    pub poll: Poll<L>,
+    /// Start this.
+    pub fetch: Option<Fetch>,
+    /// The first viewer since a while: declare interest upstream.
+    pub declare: bool,
+}
+
+/// What became of a fetched list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filled {
+    /// Held from now on.
+    Stored,
+    /// Its fetch had been given up.
+    Abandoned,
+    /// Older than was asked for, or than what is held.
+    TooOld,
+    /// Made by an origin process that is no more.
+    Retired,
+}
+
+impl Filled {
+    /// The word in logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stored => "ok",
+            Self::Abandoned => "abandoned",
+            Self::TooOld => "too_old",
+            Self::Retired => "retired",
+        }
+    }
+}
+
+/// What the directory says of this broadcast.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The origin process that owns it.
+    pub incarnation: u64,
+    /// It has been live: there is, or will soon be, a list.
+    pub begun: bool,
+    /// Fixed for the broadcast's life, once known.
+    pub target: Option<Duration>,
+}
+
+#[derive(Debug)]
+struct Held<L> {
+    meta: Meta,
+    list: L,
+    arrived: Instant,
+}
+
+impl<L> Held<L> {
+    fn age(&self, now: Instant) -> Duration {
+        self.meta.age.saturating_add(now.saturating_duration_since(self.arrived))
+    }
+}
+
+/// Origin processes remembered as gone, so that their late words are known.
+const RETIRED: usize = 8;
+
+/// One broadcast's list.
+#[derive(Debug)]
+pub struct Slot<L> {
+    limits: Limits,
+    held: Option<Held<L>>,
+    /// The newest version that this incarnation's notices named.
+    wanted: Version,
+    /// The newest position that they named.
+    noticed: Option<Position>,
+    incarnation: Option<u64>,
+    retired: VecDeque<u64>,
+    fetch: Option<Fetch>,
+    fetches: u64,
+    failures: u32,
+    retry: Option<Instant>,
+    watched: bool,
+    standing: Option<Standing>,
+    last_viewer: Instant,
+    interested: bool,
+}
+
+impl<L: Clone> Slot<L> {
+    /// Nothing held, nothing known.
+    pub fn new(limits: Limits, now: Instant) -> Self {
+        Self {
+            limits,
+            held: None,
+            wanted: Version::default(),
+            noticed: None,
+            incarnation: None,
+            retired: VecDeque::new(),
+            fetch: None,
+            fetches: 0,
+            failures: 0,
+            retry: None,
+            watched: false,
+            standing: None,
+            last_viewer: now,
+            interested: false,
+        }
+    }
+
+    /// Where it stands.
+    pub fn state(&self, now: Instant) -> State {
+        match &self.held {
+            Some(held) if self.good(now, held) => {
+                if held.meta.ended {
+                    State::Ended
+                } else {
+                    State::Fresh
+                }
+            }
+            _ if self.fetch.is_some() => State::Fetching,
+            Some(_) => State::Expired,
+            None => State::Empty,
+        }
+    }
+
+    /// Whether a copy may be served as it is.
+    fn good(&self, now: Instant, held: &Held<L>) -> bool {
+        let unconfirmed = now.saturating_duration_since(held.arrived);
+        !self.known_old() && (held.meta.ended || unconfirmed < self.lifetime(held))
+    }
+
+    fn known_old(&self) -> bool {
+        self.held.as_ref().is_some_and(|held| held.meta.version < self.wanted)
+    }
+
+    /// How long an unconfirmed copy is good (invariant 1).
+    fn lifetime(&self, held: &Held<L>) -> Duration {
+        if self.watched && self.interested {
+            held.meta.target + Duration::from_secs(1)
+        } else {
+            held.meta.target / 2
+        }
+    }
+
+    /// Somebody asks for the list, having begun to at `asked`.
+    pub fn on_poll(&mut self, now: Instant, asked: Instant) -> Polled<L> {
+        self.last_viewer = now;
+        let declare = !std::mem::replace(&mut self.interested, true);
+        let state = self.state(now);
+        if let (State::Fresh | State::Ended, Some(held)) = (state, &self.held) {
+            let poll = Poll::Serve { list: held.list.clone(), age: held.age(now), aged: false };
+            return Polled { poll, fetch: None, declare };
+        }
+        let limit = match &self.held {
+            None => self.limits.first,
+            Some(held) if self.known_old() => held.meta.target,
+            Some(_) => self.limits.aged,
+        };
+        let deadline = asked + limit;
+        if now >= deadline {
+            let poll = match &self.held {
+                Some(held) if !self.known_old() => {
+                    Poll::Serve { list: held.list.clone(), age: held.age(now), aged: true }
+                }
+                held => Poll::GiveUp { known: held.is_some() || self.wanted > Version::default() },
+            };
+            return Polled { poll, fetch: None, declare };
+        }
+        let fetch = self.start(now);
+        let next = self.fetch.map(|fetch| fetch.until).or(self.retry);
+        let until = next.map_or(deadline, |next| next.min(deadline));
+        let poll = Poll::Wait { until, stale: self.held.is_some() };
+        Polled { poll, fetch, declare }
+    }
+
+    /// At most one fetch is under way; one whose time is over counts as failed.
+    fn start(&mut self, now: Instant) -> Option<Fetch> {
+        if let Some(fetch) = self.fetch {
+            if now < fetch.until {
+                return None;
+            }
+            self.failed(fetch.until);
+        }
+        if self.retry.is_some_and(|retry| now < retry) {
+            return None;
+        }
+        self.retry = None;
+        // Without a source there is nobody to ask. A broadcast that has not
+        // begun has no list: as long as the watch would tell, wait for it.
+        let standing = self.standing?;
+        if !standing.begun && self.watched && self.wanted == Version::default() {
+            return None;
+        }
+        let held = self.held.as_ref().map(|held| held.meta);
+        let time = held.map_or(self.limits.first, |held| held.target);
+        self.fetches += 1;
+        let fetch = Fetch {
+            id: FetchId(self.fetches),
+            least: held.map_or(self.wanted, |held| held.version.max(self.wanted)),
+            until: now + time,
+        };
+        self.fetch = Some(fetch);
+        Some(fetch)
+    }
+
+    fn failed(&mut self, now: Instant) {
+        self.fetch = None;
+        let doubled = 1u32 << self.failures.min(10);
+        self.failures = self.failures.saturating_add(1);
+        let pause = self.limits.retry.saturating_mul(doubled).min(self.limits.retry_max);
+        self.retry = Some(now + pause);
+    }
+
+    /// A fetch brought a list. Whoever waits must be woken.
+    pub fn on_filled(&mut self, now: Instant, id: FetchId, meta: Meta, list: L) -> Filled {
+        let Some(fetch) = self.fetch.filter(|fetch| fetch.id == id) else {
+            return Filled::Abandoned;
+        };
+        if !self.adopt(meta.incarnation) {
+            self.failed(now);
+            return Filled::Retired;
+        }
+        let held = self.held.as_ref().map_or(Version::default(), |held| held.meta.version);
+        if meta.version < fetch.least.max(held) {
+            self.failed(now);
+            return Filled::TooOld;
+        }
+        self.fetch = None;
+        self.failures = 0;
+        self.held = Some(Held { meta, list, arrived: now });
+        Filled::Stored
+    }
+
+    /// A fetch brought nothing. Whoever waits must be woken.
+    pub fn on_failed(&mut self, now: Instant, id: FetchId) {
+        if self.fetch.is_some_and(|fetch| fetch.id == id) {
+            self.failed(now);
+        }
+    }
+
+    /// A notice: this version exists. Late, doubled and reordered ones do no
+    /// harm. True when whoever waits must be woken.
+    pub fn on_expire(
+        &mut self,
+        version: Version,
+        position: Option<Position>,
+        incarnation: u64,
+    ) -> bool {
+        if !self.adopt(incarnation) {
+            return false;
+        }
+        self.noticed = self.noticed.max(position);
+        if version <= self.wanted {
+            return false;
+        }
+        self.wanted = version;
+        self.fetch.is_none()
+    }
+
+    /// The watch of this broadcast's origin lives, or is broken. True when
+    /// whoever waits must be woken.
+    pub fn on_watch(&mut self, watched: bool) -> bool {
+        std::mem::replace(&mut self.watched, watched) != watched && self.fetch.is_none()
+    }
+
+    /// The directory's word; `None`: no origin speaks of this broadcast. True
+    /// when whoever waits must be woken.
+    pub fn on_standing(&mut self, standing: Option<Standing>) -> bool {
+        let before = std::mem::replace(&mut self.standing, standing);
+        let told = standing.map(|standing| standing.incarnation);
+        if let Some(incarnation) = told
+            && before.map(|before| before.incarnation) != told
+        {
+            // The directory is in order, so its word is the latest, even for a
+            // process that was thought gone.
+            self.retired.retain(|retired| *retired != incarnation);
+            self.adopt(incarnation);
+        }
+        before != standing && self.fetch.is_none()
+    }
+
+    /// False when `incarnation` is one that was replaced. A new one resets what
+    /// is wanted: its versions are its own. What is held stays.
+    fn adopt(&mut self, incarnation: u64) -> bool {
+        if self.incarnation == Some(incarnation) {
+            return true;
+        }
+        if self.retired.contains(&incarnation) {
+            return false;
+        }
+        if let Some(old) = self.incarnation.replace(incarnation) {
+            if self.retired.len() == RETIRED {
+                self.retired.pop_front();
+            }
+            self.retired.push_back(old);
+            self.wanted = Version::default();
+            self.noticed = None;
+        }
+        true
+    }
+
+    /// When [`Self::on_deadline`] must be called.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.interested.then(|| self.last_viewer + self.limits.interest)
+    }
+
+    /// True when interest ends, because no viewer has come for so long.
+    pub fn on_deadline(&mut self, now: Instant) -> bool {
+        let over = self.next_deadline().is_some_and(|deadline| now >= deadline);
+        if over {
+            self.interested = false;
+        }
+        over
+    }
+
+    /// A viewer asked for something other than the list. True when interest
+    /// must be declared.
+    pub fn on_viewer(&mut self, now: Instant) -> bool {
+        self.last_viewer = now;
+        !std::mem::replace(&mut self.interested, true)
+    }
+
+    /// Whether notices are wanted.
+    pub fn interested(&self) -> bool {
+        self.interested
+    }
+
+    /// Since when no viewer has come.
+    pub fn last_viewer(&self) -> Instant {
+        self.last_viewer
+    }
+
+    /// What is held.
+    pub fn held(&self) -> Option<Meta> {
+        self.held.as_ref().map(|held| held.meta)
+    }
+
+    /// The target duration, from the list or the directory.
+    pub fn target(&self) -> Option<Duration> {
+        let held = self.held.as_ref().map(|held| held.meta.target);
+        held.or(self.standing.and_then(|standing| standing.target))
+    }
+
+    /// Whether this object can exist by what is known; `None` while nothing is.
+    pub fn may_exist(&self, resource: Resource) -> Option<bool> {
+        let held = self.held();
+        let listed = held.and_then(|held| held.position).max(self.noticed)?;
+        let epoch_known = held.map_or(self.wanted, |held| held.version.max(self.wanted)).epoch;
+        Some(match resource {
+            Resource::Index | Resource::Chunklist => true,
+            Resource::Init { epoch } => epoch <= epoch_known,
+            Resource::Chunk { epoch, sequence } => {
+                epoch <= epoch_known && Position::closed(sequence) <= listed
+            }
+            Resource::Part { epoch, sequence, part } => {
+                epoch <= epoch_known && Position { sequence, part: Some(part) } <= listed
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,547 @@
+use super::*;
+
+const TARGET: Duration = Duration::from_secs(4);
+const ORIGIN: u64 = 11;
+
+fn v(revision: u64) -> Version {
+    Version { epoch: 1, revision }
+}
+
+fn meta(revision: u64) -> Meta {
+    Meta {
+        version: v(revision),
+        position: Some(Position::closed(revision)),
+        target: TARGET,
+        ended: false,
+        incarnation: ORIGIN,
+        age: Duration::from_millis(200),
+    }
+}
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+/// A slot of a live broadcast whose watch lives.
+fn slot(now: Instant) -> Slot<u64> {
+    let mut slot = Slot::new(Limits::default(), now);
+    slot.on_watch(true);
+    let target = Some(TARGET);
+    slot.on_standing(Some(Standing { incarnation: ORIGIN, begun: true, target }));
+    slot
+}
+
+/// … that holds this revision.
+fn holding(now: Instant, revision: u64) -> Slot<u64> {
+    let mut slot = slot(now);
+    let fetch = slot.on_poll(now, now).fetch.unwrap();
+    assert_eq!(slot.on_filled(now, fetch.id, meta(revision), revision), Filled::Stored);
+    slot
+}
+
+fn expire(slot: &mut Slot<u64>, revision: u64) -> bool {
+    slot.on_expire(v(revision), Some(Position::closed(revision)), ORIGIN)
+}
+
+fn served(polled: &Polled<u64>) -> Option<u64> {
+    match polled.poll {
+        Poll::Serve { list, .. } => Some(list),
+        _ => None,
+    }
+}
+
+fn waits(polled: &Polled<u64>) -> bool {
+    matches!(polled.poll, Poll::Wait { .. })
+}
+
+#[test]
+fn the_first_poll_fetches_and_the_others_wait_with_it() {
+    let now = Instant::now();
+    let mut slot = slot(now);
+    assert_eq!(slot.state(now), State::Empty);
+    let first = slot.on_poll(now, now);
+    assert!(first.declare && waits(&first));
+    let fetch = first.fetch.unwrap();
+    assert_eq!(slot.state(now), State::Fetching);
+    for _ in 0..10 {
+        let other = slot.on_poll(now, now);
+        assert!(waits(&other) && other.fetch.is_none() && !other.declare);
+    }
+    assert_eq!(slot.on_filled(now, fetch.id, meta(1), 1), Filled::Stored);
+    assert_eq!(slot.state(now), State::Fresh);
+    let polled = slot.on_poll(now + ms(300), now);
+    assert_eq!(polled.poll, Poll::Serve { list: 1, age: ms(500), aged: false });
+}
+
+#[test]
+fn after_an_expire_one_poll_fetches_and_nobody_gets_the_old_list() {
+    let now = Instant::now();
+    let mut slot = holding(now, 1);
+    assert!(expire(&mut slot, 2));
+    assert_eq!(slot.state(now), State::Expired);
+    let first = slot.on_poll(now, now);
+    assert_eq!(first.fetch.map(|fetch| fetch.least), Some(v(2)));
+    assert!(waits(&first) && waits(&slot.on_poll(now, now)));
+    assert_eq!(slot.on_filled(now, first.fetch.unwrap().id, meta(2), 2), Filled::Stored);
+    assert_eq!(served(&slot.on_poll(now, now)), Some(2));
+}
+
+#[test]
+fn an_expire_without_a_viewer_fetches_nothing() {
+    let now = Instant::now();
+    let mut slot = holding(now, 1);
+    for revision in 2..100 {
+        expire(&mut slot, revision);
+    }
+    assert_eq!(slot.fetches, 1);
+    assert_eq!(slot.on_poll(now, now).fetch.map(|fetch| fetch.least), Some(v(99)));
+}
+
+#[test]
+fn an_expire_during_a_fetch_is_not_lost() {
+    let now = Instant::now();
+    let mut slot = holding(now, 1);
+    expire(&mut slot, 2);
+    let fetch = slot.on_poll(now, now).fetch.unwrap();
+    expire(&mut slot, 3);
+    // Newer than what was held and what was asked for: kept, and known old.
+    assert_eq!(slot.on_filled(now, fetch.id, meta(2), 2), Filled::Stored);
+    let again = slot.on_poll(now, now);
+    assert!(waits(&again));
+    let fetch = again.fetch.unwrap();
+    assert_eq!(fetch.least, v(3));
+    assert_eq!(slot.on_filled(now, fetch.id, meta(4), 4), Filled::Stored);
+    assert_eq!(served(&slot.on_poll(now, now)), Some(4));
+}
+
+#[test]
+fn the_first_viewer_may_leave() {
+    let now = Instant::now();
+    let mut slot = slot(now);
+    let fetch = slot.on_poll(now, now).fetch.unwrap();
+    let second = slot.on_poll(now + ms(10), now + ms(10));
+    assert!(waits(&second) && second.fetch.is_none());
+    // The first never asks again; its fetch ends for the second.
+    slot.on_filled(now + ms(50), fetch.id, meta(1), 1);
+    assert_eq!(served(&slot.on_poll(now + ms(50), now + ms(10))), Some(1));
+}
+
+#[test]
+fn a_failed_fetch_is_tried_again_by_those_who_wait() {
+    let now = Instant::now();
+    let mut slot = slot(now);
+    let fetch = slot.on_poll(now, now).fetch.unwrap();
+    slot.on_failed(now, fetch.id);
+    let woken = slot.on_poll(now, now);
+    assert_eq!(woken.poll, Poll::Wait { until: now + ms(100), stale: false });
+    assert!(woken.fetch.is_none());
+    let fetch = slot.on_poll(now + ms(100), now).fetch.unwrap();
+    slot.on_failed(now + ms(100), fetch.id);
+    assert!(slot.on_poll(now + ms(299), now).fetch.is_none());
+    assert!(slot.on_poll(now + ms(300), now).fetch.is_some());
+}
+
+#[test]
+fn a_fetch_that_never_ends_is_given_up() {
+    let now = Instant::now();
+    let mut slot = holding(now, 1);
+    expire(&mut slot, 2);
+    let hung = slot.on_poll(now, now).fetch.unwrap();
+    assert_eq!(hung.until, now + TARGET);
+    let late = now + TARGET;
+    assert_eq!(slot.on_poll(late, now).poll, Poll::GiveUp { known: true });
+    let next = slot.on_poll(late, late);
+    assert!(waits(&next) && next.fetch.is_none());
+    let next = slot.on_poll(late + ms(100), late).fetch.unwrap();
+    assert_ne!(next.id, hung.id);
+    assert_eq!(slot.on_filled(late + ms(100), hung.id, meta(2), 2), Filled::Abandoned);
+    slot.on_failed(late + ms(100), hung.id);
+    assert_eq!(slot.on_filled(late + ms(200), next.id, meta(2), 2), Filled::Stored);
+}
+
+#[test]
+fn a_known_old_list_is_never_served() {
+    let now = Instant::now();
+    let mut slot = holding(now, 1);
+    expire(&mut slot, 2);
+    let fetch = slot.on_poll(now, now).fetch.unwrap();
+    slot.on_failed(now, fetch.id);
+    for wait in [0, 500, 1_000, 2_000, 3_999] {
+        assert!(waits(&slot.on_poll(now + ms(wait), now)), "{wait}");
+    }
+    assert_eq!(slot.on_poll(now + TARGET, now).poll, Poll::GiveUp { known: true });
+}
+
+#[test]
+fn an_aged_list_is_served_after_a_second_with_its_true_age() {
+    let now = Instant::now();
+    let mut slot = holding(now, 1);
+    let fresh = now + TARGET + ms(999);
+    assert_eq!(slot.state(fresh), State::Fresh);
+    let aged = now + TARGET + ms(1_000);
+    let polled = slot.on_poll(aged, aged);
+    assert_eq!(polled.fetch.map(|fetch| fetch.least), Some(v(1)));
+    assert_eq!(polled.poll, Poll::Wait { until: aged + ms(1_000), stale: true });
+    let polled = slot.on_poll(aged + ms(1_000), aged);
+    assert_eq!(polled.poll, Poll::Serve { list: 1, age: ms(6_200), aged: true });
+}
+
+#[test]
+fn the_same_version_again_is_fresh_again() {
+    let now = Instant::now();
+    let mut slot = holding(now, 1);
+    let aged = now + TARGET + ms(1_000);
+    let fetch = slot.on_poll(aged, aged).fetch.unwrap();
+    assert_eq!(slot.on_filled(aged, fetch.id, meta(1), 1), Filled::Stored);
+    assert_eq!(slot.state(aged), State::Fresh);
+}
+
+#[test]
+fn without_a_watch_a_copy_is_good_for_half_the_target() {
+    let now = Instant::now();
+    let mut slot = holding(now, 1);
+    slot.on_watch(false);
+    assert_eq!(slot.state(now + ms(1_999)), State::Fresh);
+    assert_eq!(slot.state(now + ms(2_000)), State::Expired);
+    slot.on_watch(true);
+    assert_eq!(slot.state(now + ms(2_000)), State::Fresh);
+}
+
+#[test]
+fn late_doubled_and_reordered_notices_do_no_harm() {
+    let now = Instant::now();
+    let mut slot = holding(now, 5);
+    for revision in [5, 3, 5, 1, 4] {
+        assert!(!expire(&mut slot, revision) || slot.wanted <= v(5));
+    }
+    assert_eq!(slot.state(now), State::Fresh);
+    for revision in [7, 6, 7] {
+        expire(&mut slot, revision);
+    }
+    assert_eq!(slot.on_poll(now, now).fetch.map(|fetch| fetch.least), Some(v(7)));
+}
+
+#[test]
+fn a_fill_older_than_asked_or_held_is_discarded() {
+    let now = Instant::now();
+    let mut slot = holding(now, 5);
+    expire(&mut slot, 7);
+    let fetch = slot.on_poll(now, now).fetch.unwrap();
+    assert_eq!(slot.on_filled(now, fetch.id, meta(6), 6), Filled::TooOld);
+    let fetch = slot.on_poll(now + ms(100), now).fetch.unwrap();
+    assert_eq!(slot.on_filled(now + ms(100), fetch.id, meta(4), 4), Filled::TooOld);
+    assert_eq!(slot.held().map(|held| held.version), Some(v(5)));
+}
+
+#[test]
+fn a_new_incarnation_resets_what_is_wanted_and_not_what_is_held() {
+    let now = Instant::now();
+    let mut slot = holding(now, 5);
+    expire(&mut slot, 9);
+    assert_eq!(slot.state(now), State::Expired);
+    // Killed before anyone fetched 9, and back with what its journal had.
+    slot.on_standing(Some(Standing { incarnation: 12, begun: true, target: Some(TARGET) }));
+    assert_eq!(slot.state(now), State::Fresh);
+    assert_eq!(served(&slot.on_poll(now, now)), Some(5));
+    // A late word of the old process.
+    assert!(!expire(&mut slot, 10));
+    assert_eq!(slot.state(now), State::Fresh);
+    assert!(slot.on_expire(v(6), None, 12));
+    let fetch = slot.on_poll(now, now).fetch.unwrap();
+    assert_eq!(fetch.least, v(6));
+    assert_eq!(slot.on_filled(now, fetch.id, meta(6), 6), Filled::Retired);
+    let fetch = slot.on_poll(now + ms(100), now).fetch.unwrap();
+    let renewed = Meta { incarnation: 12, ..meta(6) };
+    assert_eq!(slot.on_filled(now + ms(100), fetch.id, renewed, 6), Filled::Stored);
+}
+
+#[test]
+fn a_broadcast_that_moves_back_to_its_first_origin_is_fetched_there() {
+    let now = Instant::now();
+    let mut slot = holding(now, 5);
+    let standing = |incarnation| Some(Standing { incarnation, begun: true, target: Some(TARGET) });
+    slot.on_standing(standing(12));
+    slot.on_standing(standing(ORIGIN));
+    assert!(expire(&mut slot, 6));
+    let fetch = slot.on_poll(now, now).fetch.unwrap();
+    assert_eq!(slot.on_filled(now, fetch.id, meta(6), 6), Filled::Stored);
+}
+
+#[test]
+fn the_end_is_served_for_ever() {
+    let now = Instant::now();
+    let mut slot = slot(now);
+    let fetch = slot.on_poll(now, now).fetch.unwrap();
+    slot.on_filled(now, fetch.id, Meta { ended: true, ..meta(9) }, 9);
+    slot.on_watch(false);
+    let later = now + Duration::from_secs(50);
+    assert_eq!(slot.state(later), State::Ended);
+    assert_eq!(served(&slot.on_poll(later, later)), Some(9));
+}
+
+#[test]
+fn a_broadcast_that_has_not_begun_is_waited_for_and_not_fetched() {
+    let now = Instant::now();
+    let mut slot: Slot<u64> = Slot::new(Limits::default(), now);
+    slot.on_watch(true);
+    let created = Standing { incarnation: ORIGIN, begun: false, target: None };
+    slot.on_standing(Some(created));
+    let polled = slot.on_poll(now, now);
+    assert_eq!(polled.poll, Poll::Wait { until: now + ms(8_000), stale: false });
+    assert!(polled.fetch.is_none());
+    assert_eq!(slot.on_poll(now + ms(8_000), now).poll, Poll::GiveUp { known: false });
+    // Any sign of life wakes those who wait, and the first of them fetches.
+    assert!(slot.on_standing(Some(Standing { begun: true, ..created })));
+    assert!(slot.on_poll(now, now).fetch.is_some());
+}
+
+#[test]
+fn without_an_origin_nothing_is_fetched() {
+    let now = Instant::now();
+    let mut slot: Slot<u64> = Slot::new(Limits::default(), now);
+    let polled = slot.on_poll(now, now);
+    assert!(waits(&polled) && polled.fetch.is_none());
+    let standing = Standing { incarnation: ORIGIN, begun: false, target: None };
+    assert!(slot.on_standing(Some(standing)));
+    // Its watch is broken: nobody would tell when it begins.
+    assert!(slot.on_poll(now, now).fetch.is_some());
+}
+
+#[test]
+fn interest_ends_30_s_after_the_last_viewer() {
+    let now = Instant::now();
+    let mut slot = holding(now, 1);
+    let last = now + ms(20_000);
+    slot.on_poll(last, last);
+    assert_eq!(slot.next_deadline(), Some(last + ms(30_000)));
+    assert!(!slot.on_deadline(now + ms(30_000)));
+    assert!(slot.on_deadline(last + ms(30_000)));
+    assert_eq!(slot.next_deadline(), None);
+    assert!(slot.on_poll(last + ms(31_000), last + ms(31_000)).declare);
+}
+
+#[test]
+fn what_lies_beyond_the_known_position_does_not_exist() {
+    let now = Instant::now();
+    let chunk = |epoch, sequence| Resource::Chunk { epoch, sequence };
+    assert_eq!(slot(now).may_exist(chunk(1, 1)), None);
+    let mut slot = holding(now, 5);
+    assert_eq!(slot.may_exist(chunk(1, 5)), Some(true));
+    assert_eq!(slot.may_exist(chunk(1, 6)), Some(false));
+    assert_eq!(slot.may_exist(chunk(2, 5)), Some(false));
+    assert_eq!(slot.may_exist(Resource::Init { epoch: 2 }), Some(false));
+    assert_eq!(slot.may_exist(Resource::Part { epoch: 1, sequence: 5, part: 9 }), Some(true));
+    assert_eq!(slot.may_exist(Resource::Part { epoch: 1, sequence: 6, part: 0 }), Some(false));
+    expire(&mut slot, 6);
+    assert_eq!(slot.may_exist(chunk(1, 6)), Some(true));
+}
+
+mod orders {
+    //! Random orders of everything that can happen.
+
+    use super::*;
+    use proptest::prelude::*;
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Pass(u64),
+        Arrive,
+        Leave(usize),
+        Expire { revision: u64, behind: u64 },
+        Fill { revision: u64, behind: u64 },
+        FillOld(u64),
+        Fail,
+        Watch(bool),
+        Restart,
+        Begin(bool),
+        Unknown,
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        prop_oneof![
+            4 => (0u64..3_000).prop_map(Op::Pass),
+            4 => Just(Op::Arrive),
+            1 => (0usize..8).prop_map(Op::Leave),
+            3 => (1u64..30, 0u64..3).prop_map(|(revision, behind)| Op::Expire { revision, behind }),
+            4 => (1u64..30, 0u64..2).prop_map(|(revision, behind)| Op::Fill { revision, behind }),
+            1 => (1u64..30).prop_map(Op::FillOld),
+            2 => Just(Op::Fail),
+            1 => any::<bool>().prop_map(Op::Watch),
+            1 => Just(Op::Restart),
+            1 => any::<bool>().prop_map(Op::Begin),
+            1 => Just(Op::Unknown),
+        ]
+    }
+
+    struct World {
+        slot: Slot<u64>,
+        now: Instant,
+        incarnation: u64,
+        /// The newest version that the running process has named.
+        told: u64,
+        running: Option<Fetch>,
+        dead: Vec<FetchId>,
+        waiters: Vec<(Instant, Instant)>,
+        newest_served: u64,
+    }
+
+    impl World {
+        fn poll(&mut self, asked: Instant) -> Result<Option<Instant>, TestCaseError> {
+            let polled = self.slot.on_poll(self.now, asked);
+            if let Some(fetch) = polled.fetch {
+                if let Some(other) = self.running.replace(fetch) {
+                    prop_assert!(other.until <= self.now, "two fetches under way");
+                    self.dead.push(other.id);
+                }
+                prop_assert!(fetch.until > self.now);
+            }
+            match polled.poll {
+                Poll::Serve { list, .. } => {
+                    prop_assert!(list >= self.newest_served, "time went backwards");
+                    prop_assert!(list >= self.told, "known to be old");
+                    self.newest_served = list;
+                    Ok(None)
+                }
+                Poll::Wait { until, .. } => {
+                    prop_assert!(until > self.now, "a wait that ends before it begins");
+                    prop_assert!(until <= asked + ms(8_000), "waits too long");
+                    Ok(Some(until))
+                }
+                Poll::GiveUp { .. } => {
+                    prop_assert!(self.now >= asked + ms(1_000), "gave up early");
+                    Ok(None)
+                }
+            }
+        }
+
+        fn wake(&mut self, all: bool) -> Result<(), TestCaseError> {
+            for (asked, until) in std::mem::take(&mut self.waiters) {
+                let until = if all || until <= self.now { self.poll(asked)? } else { Some(until) };
+                self.waiters.extend(until.map(|until| (asked, until)));
+            }
+            Ok(())
+        }
+
+        /// Time passes as the driver sees it: every deadline is kept.
+        fn pass(&mut self, to: Instant) -> Result<(), TestCaseError> {
+            loop {
+                let timers = self.waiters.iter().map(|(_, until)| *until);
+                let next = timers.chain(self.slot.next_deadline()).min();
+                match next.filter(|next| *next <= to) {
+                    Some(next) => {
+                        self.now = next.max(self.now);
+                        self.slot.on_deadline(self.now);
+                        self.wake(false)?;
+                    }
+                    None => {
+                        self.now = to;
+                        return Ok(());
+                    }
+                }
+            }
+        }
+
+        fn apply(&mut self, op: Op) -> Result<(), TestCaseError> {
+            let wake = match op {
+                Op::Pass(time) => {
+                    self.pass(self.now + ms(time))?;
+                    false
+                }
+                Op::Arrive => {
+                    let until = self.poll(self.now)?;
+                    self.waiters.extend(until.map(|until| (self.now, until)));
+                    false
+                }
+                Op::Leave(who) => {
+                    if who < self.waiters.len() {
+                        self.waiters.swap_remove(who);
+                    }
+                    false
+                }
+                Op::Expire { revision, behind } => {
+                    let incarnation = self.incarnation.saturating_sub(behind);
+                    if behind == 0 {
+                        self.told = self.told.max(revision);
+                    }
+                    self.slot.on_expire(v(revision), None, incarnation)
+                }
+                Op::Fill { revision, behind } => {
+                    let Some(fetch) = self.running.take() else { return Ok(()) };
+                    let incarnation = self.incarnation.saturating_sub(behind);
+                    let meta = Meta { incarnation, ..meta(revision) };
+                    self.slot.on_filled(self.now, fetch.id, meta, revision);
+                    true
+                }
+                Op::FillOld(revision) => {
+                    let Some(id) = self.dead.pop() else { return Ok(()) };
+                    let filled = self.slot.on_filled(self.now, id, meta(revision), revision);
+                    prop_assert_eq!(filled, Filled::Abandoned);
+                    true
+                }
+                Op::Fail => {
+                    let Some(fetch) = self.running.take() else { return Ok(()) };
+                    self.slot.on_failed(self.now, fetch.id);
+                    true
+                }
+                Op::Watch(alive) => self.slot.on_watch(alive),
+                Op::Restart => {
+                    self.incarnation += 1;
+                    self.told = 0;
+                    let standing =
+                        Standing { incarnation: self.incarnation, begun: true, target: None };
+                    self.slot.on_standing(Some(standing))
+                }
+                Op::Begin(begun) => {
+                    let standing = Standing { incarnation: self.incarnation, begun, target: None };
+                    self.slot.on_standing(Some(standing))
+                }
+                Op::Unknown => self.slot.on_standing(None),
+            };
+            self.wake(wake)
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(512))]
+
+        #[test]
+        fn one_fetch_no_endless_wait_no_time_travel(ops in prop::collection::vec(op(), 1..80)) {
+            let now = Instant::now();
+            let mut world = World {
+                slot: Slot::new(Limits::default(), now),
+                now,
+                incarnation: ORIGIN,
+                told: 0,
+                running: None,
+                dead: Vec::new(),
+                waiters: Vec::new(),
+                newest_served: 0,
+            };
+            // Older processes that may still be heard of.
+            for old in ORIGIN - 3..=ORIGIN {
+                let standing = Standing { incarnation: old, begun: true, target: None };
+                world.slot.on_standing(Some(standing));
+            }
+            for op in ops {
+                world.apply(op)?;
+            }
+            // Whatever happened: within the longest wait everyone has an answer.
+            let end = world.now + ms(8_000);
+            world.pass(end)?;
+            prop_assert!(world.waiters.is_empty(), "somebody waits for ever");
+            // And once a hung fetch is over and the origin answers again, the
+            // next poll is served.
+            world.apply(Op::Begin(true))?;
+            let at = world.now + ms(8_000) + Limits::default().retry_max;
+            world.pass(at)?;
+            let newest = world.told.max(world.newest_served).max(40);
+            world.apply(Op::Arrive)?;
+            if let Some(fetch) = world.running.take() {
+                let meta = Meta { incarnation: world.incarnation, ..meta(newest) };
+                world.slot.on_filled(world.now, fetch.id, meta, newest);
+            }
+            world.wake(true)?;
+            prop_assert!(world.waiters.is_empty(), "an answered fetch left a waiter");
+        }
+    }
+}
