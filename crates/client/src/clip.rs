@@ -3,7 +3,7 @@
 //!
 //! The index is held, the samples stay where they are and are read one by one.
 //! `mp4` reads movies (plain and fragmented), `flv` reads FLV; both hand their
-//! findings to [`Clip::assemble`], which makes one broadcast out of two tracks.
+//! findings to `Clip::assemble`, which makes one broadcast out of two tracks.
 //! A sample's size counts against the size of the file, so a small file cannot
 //! ask for a large index.
 

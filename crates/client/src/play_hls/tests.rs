@@ -155,3 +155,82 @@ async fn patience_ends() {
     assert!(server.lines().len() >= 2);
     assert!(HlsViewer::new(Config::new(Vec::new())).is_err());
 }
+
+/// Everything a viewer is given, made by what makes it at the origin: a
+/// broadcast that pauses for 10 s and goes on in a second epoch.
+#[tokio::test]
+async fn our_own_lists_and_chunks_are_played() {
+    use spyglass_hls::chunklist::{self, Chunklist};
+    use spyglass_hls::playlist;
+    use spyglass_hls::segmenter::{self, Codec, Resume, Segmenter};
+    use spyglass_media::Resource;
+    use spyglass_testkit::gop::{self, Encoder};
+
+    let now = std::time::Instant::now();
+    let utc = UtcTime::from_millis(1_700_000_000_000);
+    let config = segmenter::Config { chunk: Duration::from_secs(3) };
+    let target = config.target_duration();
+    let mut made =
+        Chunklist::new(chunklist::Config { window: 30, ..chunklist::Config::new(target) });
+    let mut segmenter = Segmenter::new(config, Resume::default());
+    // Media goes on where it was, as the origin's timeline has it; the wall does not.
+    for (from, to, pause) in [(0, 9_500, 0), (9_500, 16_000, 10_000)] {
+        segmenter.on_publisher(now);
+        segmenter.on_codec(Codec::Video(Bytes::from_static(gop::AVC_360P)));
+        segmenter.on_codec(Codec::Audio(Bytes::from_static(gop::AAC_48K_STEREO)));
+        let (from, to) = (MediaTime::from_millis(from), MediaTime::from_millis(to));
+        let pause = Duration::from_millis(pause);
+        let first = utc + from.since(MediaTime::ZERO) + pause;
+        let both = (Some(gop::Video::default()), Some(gop::Audio::default()));
+        for frame in Encoder::new(both.0, both.1, from).stamped(first).until(to) {
+            let at = frame.dts.since(MediaTime::ZERO) + pause;
+            while let Some(due) = segmenter.next_deadline().filter(|due| *due <= now + at) {
+                for output in segmenter.on_deadline(due) {
+                    made.on_output(due, output);
+                }
+            }
+            for output in segmenter.on_frame(now + at, utc + at, &frame) {
+                made.on_output(now + at, output);
+            }
+        }
+    }
+    for output in segmenter.on_end(now + Duration::from_secs(27)) {
+        made.on_output(now + Duration::from_secs(27), output);
+    }
+    made.on_end(now + Duration::from_secs(27));
+    let snapshot = made.snapshot();
+    let server = Server::new(move |asked| {
+        let name = asked.line.rsplit('/').next().unwrap_or_default();
+        match Resource::parse(name) {
+            Some(Resource::Index) => answer(200, playlist::multivariant(&snapshot)),
+            Some(Resource::Chunklist) => answer(200, playlist::media(&snapshot)),
+            Some(resource) => answer(200, made.get(resource).expect("it is listed")),
+            None => panic!("{}", asked.line),
+        }
+    })
+    .await;
+    let mut viewer = HlsViewer::new(Config {
+        prebuffer: Duration::from_secs(60),
+        ..Config::new(vec![format!("{}/live/x/index.m3u8", server.url)])
+    })
+    .unwrap();
+    let (mut chunks, mut gaps, mut breaks) = (0, Duration::ZERO, 0);
+    for event in all(&mut viewer).await {
+        match event {
+            Event::Chunk(chunk) => {
+                chunks += 1;
+                let dated = chunk.date.unwrap().distance(chunk.captured.unwrap());
+                assert!(dated < Duration::from_millis(10), "{dated:?}");
+                breaks += u32::from(chunk.discontinuity);
+                assert!(!chunk.init.is_empty());
+            }
+            Event::Gap { duration, .. } => gaps += duration,
+            Event::Missed { sequence } => panic!("{sequence} was missed"),
+            Event::Ended => {}
+        }
+    }
+    assert_eq!(breaks, 1, "the second connection is an epoch of its own");
+    assert!(chunks >= 4, "{chunks}");
+    let gaps = gaps.as_secs_f64();
+    assert!((8.0..=10.5).contains(&gaps), "the pause is listed as gaps: {gaps} s");
+}
