@@ -45,6 +45,11 @@ impl Config {
     fn least(&self) -> i64 {
         (MediaTime::ZERO + self.target_duration).ticks().saturating_mul(3)
     }
+
+    /// No chunk is as long as this.
+    fn longest_chunk(&self) -> i64 {
+        (MediaTime::ZERO + self.target_duration + Duration::from_secs(1)).ticks()
+    }
 }
 
 /// One broadcast's list with its media.
@@ -63,6 +68,8 @@ pub struct Chunklist {
     longest: i64,
     /// The highest bit rate of a chunk of the newest epoch.
     peak: u64,
+    /// When the list last grew, by the wall clock.
+    grown: UtcTime,
     ended: bool,
     evicted: Vec<Resource>,
 }
@@ -147,6 +154,7 @@ impl Chunklist {
             discontinuity_sequence: 0,
             longest: 0,
             peak: 0,
+            grown: UtcTime::default(),
             ended: false,
             evicted: Vec::new(),
         }
@@ -178,7 +186,7 @@ impl Chunklist {
     pub fn on_end(&mut self, _now: Instant) {
         if !self.ended {
             self.ended = true;
-            self.version.revision += 1;
+            self.version.revision = self.version.revision.saturating_add(1);
         }
     }
 
@@ -254,6 +262,7 @@ impl Chunklist {
             tail: self.listed.back().map(|Segment { line, .. }| Tail {
                 epoch: line.epoch,
                 end: line.program_date_time + line.duration.since(MediaTime::ZERO),
+                listed: self.grown,
             }),
         }
     }
@@ -307,6 +316,7 @@ impl Chunklist {
             discontinuity: chunk.discontinuity,
             gap: false,
         };
+        self.grown = chunk.listed;
         self.append(now, Segment { line, bytes: Some(chunk.bytes) });
     }
 
@@ -319,13 +329,14 @@ impl Chunklist {
             discontinuity: false,
             gap: true,
         };
+        self.grown = gap.listed;
         self.append(now, Segment { line, bytes: None });
     }
 
     fn append(&mut self, now: Instant, segment: Segment) {
         self.next_sequence = segment.line.sequence.saturating_add(1);
         self.version.epoch = self.version.epoch.max(segment.line.epoch);
-        self.version.revision += 1;
+        self.version.revision = self.version.revision.saturating_add(1);
         self.listed.push_back(segment);
         let mut total =
             self.listed.iter().map(|segment| segment.line.duration.ticks()).sum::<i64>();
@@ -343,7 +354,8 @@ impl Chunklist {
 
     fn remove_first(&mut self, now: Instant) {
         let Some(segment) = self.listed.pop_front() else { return };
-        self.discontinuity_sequence += u64::from(segment.line.discontinuity);
+        let tags = u64::from(segment.line.discontinuity);
+        self.discontinuity_sequence = self.discontinuity_sequence.saturating_add(tags);
         let until = Some(now + self.promise(&segment));
         self.kept.push_back(Kept { segment, until });
     }
@@ -365,4 +377,99 @@ fn rounded_up(bandwidth: u64) -> u64 {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    const TARGET: Duration = Duration::from_secs(4);
+
+    fn list_from(epoch: u32, sequence: u64, discontinuity: bool) -> Chunklist {
+        let mut list = Chunklist::new(Config::new(TARGET));
+        add(&mut list, Instant::now(), epoch, sequence, discontinuity, 3_000);
+        list
+    }
+
+    fn add(
+        list: &mut Chunklist,
+        now: Instant,
+        epoch: u32,
+        sequence: u64,
+        discontinuity: bool,
+        millis: i64,
+    ) {
+        let init = Init { epoch, bytes: Bytes::new(), codecs: String::new(), resolution: None };
+        list.on_output(now, Output::Init(init));
+        let chunk = Chunk {
+            epoch,
+            sequence,
+            start: MediaTime::ZERO,
+            duration: MediaTime::from_millis(millis),
+            program_date_time: UtcTime::default(),
+            listed: UtcTime::default(),
+            discontinuity,
+            independent: true,
+            bytes: Bytes::from_static(b"moof"),
+        };
+        assert!(list.on_output(now, Output::Chunk(chunk)));
+    }
+
+    #[test]
+    fn discontinuities_are_counted_on_when_state_was_lost() {
+        assert_eq!(list_from(1, 0, false).snapshot().discontinuity_sequence, 0);
+        // Epochs 2 to 5 began with one each; that of 6 stands in the list.
+        assert_eq!(list_from(6, 900, true).snapshot().discontinuity_sequence, 4);
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_in_number() {
+        let mut list = list_from(1, 0, false);
+        let now = Instant::now();
+        for sequence in 1..2_000 {
+            add(&mut list, now, sequence as u32 + 1, sequence, true, 1);
+            list.expire(now);
+            assert!(list.listed.len() <= MAX_LISTED && list.kept.len() <= MAX_KEPT);
+        }
+        assert_eq!(list.inits.len(), list.listed.len() + list.kept.len());
+        assert_eq!(list.evicted().len(), 2 * (2_000 - MAX_LISTED - MAX_KEPT));
+        assert_eq!(list.snapshot().discontinuity_sequence, 1_999 - MAX_LISTED as u64);
+    }
+
+    #[test]
+    fn only_what_exists_can_be_had() {
+        let list = list_from(2, 7, true);
+        assert!(list.get(Resource::Chunk { epoch: 2, sequence: 7 }).is_some());
+        assert!(list.get(Resource::Init { epoch: 2 }).is_some());
+        for other in [
+            Resource::Chunk { epoch: 1, sequence: 7 },
+            Resource::Chunk { epoch: 2, sequence: 8 },
+            Resource::Part { epoch: 2, sequence: 7, part: 0 },
+            Resource::Init { epoch: 1 },
+            Resource::Chunklist,
+        ] {
+            assert_eq!(list.get(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_page_with_impossible_numbers_is_no_list() {
+        let list = list_from(2, 7, true);
+        let page = serde_json::to_string(&list.save()).unwrap();
+        let restore = |page: &str| {
+            let saved = serde_json::from_str(page).unwrap();
+            Chunklist::restore(Config::new(TARGET), saved, |resource| list.get(resource))
+        };
+        assert!(restore(&page).is_some());
+        for (good, bad) in [
+            ("\"ticks\":270000", "\"ticks\":0"),
+            ("\"ticks\":270000", "\"ticks\":9223372036854775807"),
+            ("\"next_sequence\":8", "\"next_sequence\":9"),
+            ("\"opened\":2", "\"opened\":1"),
+        ] {
+            assert!(page.contains(good));
+            assert!(restore(&page.replace(good, bad)).is_none(), "{bad}");
+        }
+        let far = page.replace("\"longest_ticks\":270000", "\"longest_ticks\":9223372036854775807");
+        let mut list = restore(&far).unwrap();
+        list.expire(Instant::now());
+        add(&mut list, Instant::now(), 2, 8, false, 3_000);
+    }
+}

@@ -13,25 +13,29 @@
 //! anchored once per epoch and never go back (P10).
 
 mod epoch;
+mod input;
 mod output;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use spyglass_media::{Frame, MediaTime, Track, UtcTime};
 
 use crate::cmaf;
 use crate::codec::{Aac, Avc};
 use epoch::{Epoch, Placed, later, ticks_between};
+use input::Timing;
 
+pub use input::{Codec, Config, Resume, Tail};
 pub use output::{Chunk, Gap, Init, Output, Warning};
 
 /// Missing media shorter than this is no GAP; the chunk behind it begins early.
 const HOLE: i64 = MediaTime::PER_SECOND / 10;
 
-/// Missing media longer than this is not listed: date and time jump over it.
-const LONGEST_HOLE: i64 = 60 * MediaTime::PER_SECOND;
+/// When more target durations of media are missing than this, they are not
+/// listed at once: no viewer needs a list of nothing but GAPs. Date and time
+/// jump over it.
+const LONGEST_HOLE: i64 = 5;
 
 /// How long a connection that only sends audio may still turn out to have video.
 const AUDIO_ONLY_AFTER: i64 = MediaTime::PER_SECOND;
@@ -48,77 +52,6 @@ const EPOCH_INTERVAL: Duration = Duration::from_secs(1);
 /// Silence that ends one return of frames, so that the next counts anew.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// What is decided before the first frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Config {
-    /// The length that chunks aim for.
-    pub chunk: Duration,
-}
-
-impl Config {
-    /// EXT-X-TARGETDURATION: whole seconds, one more than a chunk takes, fixed
-    /// for the broadcast's life. The second of grace is what GOPs may vary by.
-    pub fn target_duration(&self) -> Duration {
-        let up = u64::from(self.chunk.subsec_nanos() > 0);
-        Duration::from_secs(self.chunk.as_secs() + up + 1)
-    }
-}
-
-/// [`Config`] in the units of the work.
-#[derive(Clone, Copy, Debug)]
-struct Timing {
-    chunk: i64,
-    target: i64,
-    /// No chunk is longer; rounds to the target duration.
-    limit: i64,
-    /// From one listing to the latest next; 1.5 target durations are allowed.
-    stall: Duration,
-    target_wall: Duration,
-}
-
-impl Timing {
-    fn new(config: Config) -> Self {
-        let target_wall = config.target_duration();
-        let target = (MediaTime::ZERO + target_wall).ticks();
-        Self {
-            chunk: (MediaTime::ZERO + config.chunk).ticks(),
-            target,
-            limit: target + MediaTime::PER_SECOND * 49 / 100,
-            stall: target_wall.mul_f64(1.35),
-            target_wall,
-        }
-    }
-}
-
-/// Where a broadcast goes on. The default is a new one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Resume {
-    /// The next media sequence number.
-    pub next_sequence: u64,
-    /// The last epoch that was opened; 0 for none.
-    pub epoch: u32,
-    /// The end of the list, if it is known.
-    pub tail: Option<Tail>,
-}
-
-/// The end of a list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tail {
-    /// The epoch of its last chunk.
-    pub epoch: u32,
-    /// The wall clock where that chunk ends.
-    pub end: UtcTime,
-}
-
-/// A track's configuration, as the publisher sent it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Codec {
-    /// AVCDecoderConfigurationRecord.
-    Video(Bytes),
-    /// AudioSpecificConfig.
-    Audio(Bytes),
-}
-
 /// Makes chunks of one broadcast's frames.
 #[derive(Debug)]
 pub struct Segmenter {
@@ -129,6 +62,10 @@ pub struct Segmenter {
     connection: Connection,
     /// When the list last grew; rule P4 counts from here.
     appeared: Option<Instant>,
+    /// When the list last grew before this process took over.
+    restored: Option<UtcTime>,
+    /// A moment by both clocks.
+    clock: Option<(Instant, UtcTime)>,
     opened: Option<Instant>,
     waiting: Option<Waiting>,
     warnings: Vec<Warning>,
@@ -191,6 +128,8 @@ impl Segmenter {
             epoch: resume.tail.map(|tail| Epoch::past(tail.epoch, tail.end)),
             connection: Connection::new(),
             appeared: None,
+            restored: resume.tail.map(|tail| tail.listed),
+            clock: None,
             opened: None,
             waiting: None,
             warnings: Vec::new(),
@@ -199,10 +138,13 @@ impl Segmenter {
     }
 
     /// This process has taken over a list that others are reading: until a
-    /// publisher returns, GAPs keep it moving.
-    pub fn on_restart(&mut self, now: Instant) {
-        if self.epoch.is_some() {
-            self.appeared = Some(now);
+    /// publisher returns, GAPs keep it moving. `utc` is the wall clock at `now`
+    /// and tells how long nobody did.
+    pub fn on_restart(&mut self, now: Instant, utc: UtcTime) {
+        self.clock = Some((now, utc));
+        if let Some(listed) = self.restored {
+            let silent = utc.since(listed).min(self.timing.stall);
+            self.appeared = Some(now.checked_sub(silent).unwrap_or(now));
         }
     }
 
@@ -256,6 +198,7 @@ impl Segmenter {
         if self.ended {
             return out;
         }
+        self.clock = Some((now, utc));
         if self.connection.reopen && self.can_open(now, frame) {
             self.open(now, utc, frame, &mut out);
         } else if self.connection.fresh {
@@ -490,6 +433,7 @@ impl Segmenter {
         let (video, audio) = open.runs();
         let duration = end - open.start;
         let program_date_time = epoch.wall(open.start);
+        let listed = listed_at(self.clock, now);
         match cmaf::fragment(self.sequence.saturating_add(1), video, audio) {
             Ok(bytes) => {
                 out.push(Output::Chunk(Chunk {
@@ -498,6 +442,7 @@ impl Segmenter {
                     start: open.start,
                     duration,
                     program_date_time,
+                    listed,
                     discontinuity: std::mem::take(&mut epoch.discontinuity),
                     independent: open.independent(epoch.has_video()),
                     bytes,
@@ -516,7 +461,7 @@ impl Segmenter {
     fn fill(&mut self, now: Instant, until: MediaTime, out: &mut Vec<Output>) {
         let Some(epoch) = &mut self.epoch else { return };
         let missing = (until - epoch.end).ticks();
-        if missing > LONGEST_HOLE {
+        if missing > LONGEST_HOLE * self.timing.target {
             epoch.end = until;
         } else if missing >= HOLE {
             let count = (missing + self.timing.target - 1) / self.timing.target;
@@ -534,6 +479,7 @@ impl Segmenter {
             sequence: self.sequence,
             duration: MediaTime::from_ticks(ticks),
             program_date_time: epoch.wall(epoch.end),
+            listed: listed_at(self.clock, now),
         }));
         epoch.end = later(epoch.end, ticks);
         self.listed(now);
@@ -543,4 +489,9 @@ impl Segmenter {
         self.sequence = self.sequence.saturating_add(1);
         self.appeared = Some(now);
     }
+}
+
+/// The wall clock at `now`, reckoned from a moment when both were known.
+fn listed_at(clock: Option<(Instant, UtcTime)>, now: Instant) -> UtcTime {
+    clock.map_or_else(UtcTime::default, |(then, utc)| utc + now.duration_since(then))
 }

@@ -20,6 +20,7 @@ pub struct Saved {
     discontinuity_sequence: u64,
     longest_ticks: i64,
     peak: u64,
+    grown_us: i64,
     ended: bool,
     listed: Vec<SavedLine>,
     kept: Vec<SavedLine>,
@@ -98,6 +99,7 @@ impl Chunklist {
             discontinuity_sequence: self.discontinuity_sequence,
             longest_ticks: self.longest,
             peak: self.peak,
+            grown_us: self.grown.micros(),
             ended: self.ended,
             listed: self.listed.iter().map(SavedLine::new).collect(),
             kept: self.kept.iter().map(|kept| SavedLine::new(&kept.segment)).collect(),
@@ -137,12 +139,15 @@ impl Chunklist {
         let listed: Option<VecDeque<Segment>> =
             saved.listed.into_iter().map(|line| line.restored(&mut media)).collect();
         list.listed = listed?;
+        let lengths = 1..=config.longest_chunk();
+        let possible = |line: Line| lengths.contains(&line.duration.ticks());
         let kept = saved.kept.into_iter().filter_map(|line| line.restored(&mut media));
+        let kept = kept.filter(|segment| possible(segment.line));
         list.kept = kept.map(|segment| Kept { segment, until: None }).collect();
 
         let lines = || list.listed.iter().map(|segment| segment.line);
         let whole = lines().all(|line| list.inits.contains_key(&line.epoch))
-            && lines().all(|line| line.duration > MediaTime::ZERO)
+            && lines().all(possible)
             && lines().zip(lines().skip(1)).all(|(one, two)| {
                 one.sequence.checked_add(1) == Some(two.sequence) && one.epoch <= two.epoch
             })
@@ -157,8 +162,9 @@ impl Chunklist {
         list.next_sequence = saved.next_sequence;
         list.opened = saved.opened;
         list.discontinuity_sequence = saved.discontinuity_sequence;
-        list.longest = saved.longest_ticks;
+        list.longest = saved.longest_ticks.clamp(0, MAX_LISTED as i64 * config.longest_chunk());
         list.peak = saved.peak;
+        list.grown = UtcTime::from_micros(saved.grown_us);
         list.ended = saved.ended;
         Some(list)
     }

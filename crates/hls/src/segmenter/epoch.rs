@@ -3,7 +3,7 @@
 
 use spyglass_media::{Frame, MediaTime, Track, UtcTime};
 
-use super::Timing;
+use super::input::Timing;
 use crate::cmaf::{Run, Sample};
 use crate::codec::Aac;
 
@@ -13,7 +13,7 @@ const MICROS: i128 = 1_000_000;
 
 /// Video counts as silent when it is this far behind the audio; audio then
 /// decides where a chunk ends.
-const SILENT: i64 = MediaTime::PER_SECOND / 2;
+const SILENT: i64 = MediaTime::PER_SECOND;
 
 /// Frame distances beyond this say nothing about the frame rate.
 const SLOWEST: i64 = 2 * MediaTime::PER_SECOND;
@@ -62,7 +62,7 @@ pub(super) struct Placed {
     pub at: MediaTime,
     /// How long it probably lasts, in ticks.
     step: i64,
-    /// Ticks since the key frame before it; for key frames only.
+    /// Ticks to expect until the next key frame; for key frames only.
     gop: i64,
     pub key: bool,
     sample: Sample,
@@ -182,7 +182,7 @@ impl Epoch {
         let long_enough = elapsed >= timing.chunk;
         // The next key frame would come too late: a shorter chunk that starts
         // with a key frame is worth more than a longer one that does not.
-        let last_chance = elapsed >= timing.chunk / 2
+        let last_chance = elapsed >= timing.chunk / 4
             && elapsed.saturating_add(next.gop).saturating_add(next.gop / 8) > timing.limit;
         if starts && (long_enough || last_chance) {
             return Some(Cut { at: next.at, forced: false });
@@ -236,13 +236,16 @@ impl Epoch {
 struct VideoClock {
     last: Option<MediaTime>,
     last_key: Option<MediaTime>,
+    /// The two GOPs before this one, in ticks; 0 while unknown. The longer of
+    /// them is expected, because encoders put in a key frame at a new scene.
+    gops: [i64; 2],
     step: i64,
 }
 
 impl Default for VideoClock {
     fn default() -> Self {
         // 30 frames a second until the second frame tells.
-        Self { last: None, last_key: None, step: MediaTime::PER_SECOND / 30 }
+        Self { last: None, last_key: None, gops: [0; 2], step: MediaTime::PER_SECOND / 30 }
     }
 }
 
@@ -254,16 +257,18 @@ impl VideoClock {
             let step = (at - last).ticks();
             if step <= SLOWEST {
                 self.step = step;
+            } else {
+                // Pictures are missing: no GOP spans that.
+                self.last_key = None;
             }
         }
         self.last = Some(at);
-        let gop = match self.last_key {
-            Some(last) if frame.key => (at - last).ticks(),
-            _ => 0,
-        };
         if frame.key {
+            let gop = self.last_key.map_or(0, |last| (at - last).ticks());
+            self.gops = [self.gops[1], gop];
             self.last_key = Some(at);
         }
+        let gop = self.gops[0].max(self.gops[1]);
         let sample = Sample {
             dts: at.ticks().unsigned_abs(),
             composition: frame.composition,

@@ -46,6 +46,8 @@ pub struct Chunk {
     pub duration: MediaTime,
     /// When its start was captured.
     pub program_date_time: UtcTime,
+    /// The wall clock when it was complete.
+    pub listed: UtcTime,
     /// The first chunk of an epoch that follows another.
     pub discontinuity: bool,
     /// A player can begin here.
@@ -81,6 +83,8 @@ pub struct Gap {
     pub duration: MediaTime,
     /// When its start would have been captured.
     pub program_date_time: UtcTime,
+    /// The wall clock when it was listed.
+    pub listed: UtcTime,
 }
 
 /// What is wrong with what the publisher sends. Told once, not for each frame.

@@ -1,0 +1,79 @@
+//! What a segmenter is told.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use spyglass_media::{MediaTime, UtcTime};
+
+/// What is decided before the first frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The length that chunks aim for.
+    pub chunk: Duration,
+}
+
+impl Config {
+    /// EXT-X-TARGETDURATION: whole seconds, one more than a chunk takes, fixed
+    /// for the broadcast's life. The second of grace is what GOPs may vary by.
+    pub fn target_duration(&self) -> Duration {
+        let up = u64::from(self.chunk.subsec_nanos() > 0);
+        Duration::from_secs(self.chunk.as_secs() + up + 1)
+    }
+}
+
+/// [`Config`] in the units of the work.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Timing {
+    pub chunk: i64,
+    pub target: i64,
+    /// No chunk is longer; rounds to the target duration.
+    pub limit: i64,
+    /// From one listing to the latest next; 1.5 target durations are allowed.
+    pub stall: Duration,
+    pub target_wall: Duration,
+}
+
+impl Timing {
+    pub fn new(config: Config) -> Self {
+        let target_wall = config.target_duration();
+        let target = (MediaTime::ZERO + target_wall).ticks();
+        Self {
+            chunk: (MediaTime::ZERO + config.chunk).ticks(),
+            target,
+            limit: target + MediaTime::PER_SECOND * 49 / 100,
+            stall: target_wall.mul_f64(1.35),
+            target_wall,
+        }
+    }
+}
+
+/// Where a broadcast goes on. The default is a new one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Resume {
+    /// The next media sequence number.
+    pub next_sequence: u64,
+    /// The last epoch that was opened; 0 for none.
+    pub epoch: u32,
+    /// The end of the list, if it is known.
+    pub tail: Option<Tail>,
+}
+
+/// The end of a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tail {
+    /// The epoch of its last chunk.
+    pub epoch: u32,
+    /// The date and time where it ends.
+    pub end: UtcTime,
+    /// When it was listed.
+    pub listed: UtcTime,
+}
+
+/// A track's configuration, as the publisher sent it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Codec {
+    /// AVCDecoderConfigurationRecord.
+    Video(Bytes),
+    /// AudioSpecificConfig.
+    Audio(Bytes),
+}
