@@ -1,5 +1,5 @@
 //! Writes the text of playlists: a pure function of a
-//! [`Snapshot`](crate::chunklist::Snapshot).
+//! [`Snapshot`].
 //!
 //! draft-pantos-hls-rfc8216bis-22 section 4.4. VERSION 6, which EXT-X-MAP needs
 //! and nothing here exceeds (P13); the multivariant playlist needs none. URIs
