@@ -1,0 +1,326 @@
+//! All broadcasts: in the store, and in memory for whoever asks.
+//!
+//! A change goes to the store first, by compare-and-set, and then to memory;
+//! the map is the owner of nothing else. It sits behind a mutex held for a few
+//! lines, never across an await.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use spyglass_media::{BroadcastId, NodeId};
+
+use crate::record::{Phase, Record};
+use crate::store::{self, Revision, Store, list_all};
+
+const PREFIX: &str = "broadcasts/";
+
+/// Attempts of one change against others; each conflict means that somebody
+/// else got through.
+const ATTEMPTS: usize = 32;
+
+/// Why there is no new broadcast.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateError {
+    /// There are as many as control takes.
+    #[error("there are too many broadcasts")]
+    Full,
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+}
+
+/// See the module.
+pub struct Broadcasts {
+    store: Arc<dyn Store>,
+    limit: usize,
+    index: Mutex<Index>,
+}
+
+#[derive(Default)]
+struct Index {
+    held: HashMap<BroadcastId, Held>,
+    /// Public and live, in no order; what a sample is drawn from.
+    live: Vec<BroadcastId>,
+    counts: [u64; Phase::ALL.len()],
+}
+
+struct Held {
+    record: Arc<Record>,
+    revision: Revision,
+    /// Where it stands in `Index::live`.
+    live_at: Option<usize>,
+}
+
+fn key(id: BroadcastId) -> String {
+    format!("{PREFIX}{id}")
+}
+
+fn encode(record: &Record) -> Result<Bytes, store::Error> {
+    let bytes = serde_json::to_vec(record);
+    bytes.map(Bytes::from).map_err(|_| store::Error::Unfit("a broadcast that is no JSON"))
+}
+
+impl Broadcasts {
+    /// Everything that the store remembers; holds `limit` at most.
+    pub async fn load(store: Arc<dyn Store>, limit: usize) -> Result<Self, store::Error> {
+        let mut index = Index::default();
+        for item in list_all(&*store, PREFIX).await? {
+            match serde_json::from_slice::<Record>(&item.entry.value) {
+                Ok(record) => index.put(Arc::new(record), item.entry.revision),
+                Err(error) => {
+                    tracing::warn!(key = item.key, %error, "unreadable broadcast left alone");
+                }
+            }
+        }
+        Ok(Self { store, limit, index: Mutex::new(index) })
+    }
+
+    /// One broadcast.
+    pub fn get(&self, id: BroadcastId) -> Option<Arc<Record>> {
+        self.index.lock().held.get(&id).map(|held| Arc::clone(&held.record))
+    }
+
+    /// Keeps a new one.
+    pub async fn create(&self, record: Record) -> Result<Arc<Record>, CreateError> {
+        if self.index.lock().held.len() >= self.limit {
+            return Err(CreateError::Full);
+        }
+        let record = Arc::new(record);
+        let revision = self.store.create(&key(record.id), encode(&record)?).await?;
+        self.index.lock().put(Arc::clone(&record), revision);
+        Ok(record)
+    }
+
+    /// Lets `change` change one, again on the newest record when somebody else
+    /// was faster. What stands now, and whether this changed it; `None` when
+    /// there is no such broadcast.
+    pub async fn change(
+        &self,
+        id: BroadcastId,
+        change: impl Fn(&mut Record) -> bool,
+    ) -> Result<Option<(Arc<Record>, bool)>, store::Error> {
+        for _ in 0..ATTEMPTS {
+            let held = {
+                let index = self.index.lock();
+                index.held.get(&id).map(|held| (Arc::clone(&held.record), held.revision))
+            };
+            let Some((record, revision)) = held else { return Ok(None) };
+            let mut changed = Record::clone(&record);
+            if !change(&mut changed) {
+                return Ok(Some((record, false)));
+            }
+            match self.store.update(&key(id), encode(&changed)?, revision).await {
+                Ok(revision) => {
+                    let record = Arc::new(changed);
+                    self.index.lock().put(Arc::clone(&record), revision);
+                    return Ok(Some((record, true)));
+                }
+                Err(store::Error::Conflict) => self.reload(id).await?,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(store::Error::Conflict)
+    }
+
+    async fn reload(&self, id: BroadcastId) -> Result<(), store::Error> {
+        match self.store.get(&key(id)).await? {
+            Some(entry) => {
+                if let Ok(record) = serde_json::from_slice::<Record>(&entry.value) {
+                    self.index.lock().put(Arc::new(record), entry.revision);
+                }
+            }
+            None => self.index.lock().remove(id),
+        }
+        Ok(())
+    }
+
+    /// Forgets one.
+    pub async fn remove(&self, id: BroadcastId) -> Result<(), store::Error> {
+        self.store.delete(&key(id), None).await?;
+        self.index.lock().remove(id);
+        Ok(())
+    }
+
+    /// `count` of the public ones that are live, drawn anew each time, and how
+    /// many there are in all. `random` decides.
+    pub fn sample(&self, count: usize, random: u64) -> (Vec<Arc<Record>>, usize) {
+        let index = self.index.lock();
+        let picked = draw(index.live.len(), count, random);
+        let records = picked
+            .into_iter()
+            .filter_map(|at| Some(Arc::clone(&index.held.get(index.live.get(at)?)?.record)));
+        (records.collect(), index.live.len())
+    }
+
+    /// Those that `wanted` picks.
+    pub fn all(&self, wanted: impl Fn(&Record) -> bool) -> Vec<Arc<Record>> {
+        let index = self.index.lock();
+        let records = index.held.values().map(|held| &held.record);
+        records.filter(|record| wanted(record)).cloned().collect()
+    }
+
+    /// The broadcasts of an origin that are not over.
+    pub fn running_on(&self, origin: &NodeId) -> Vec<Arc<Record>> {
+        self.all(|record| record.origin == *origin && !record.is_ended())
+    }
+
+    /// How many there are in each phase.
+    pub fn counts(&self) -> [(Phase, u64); Phase::ALL.len()] {
+        let counts = self.index.lock().counts;
+        std::array::from_fn(|at| (Phase::ALL[at], counts[at]))
+    }
+}
+
+impl Index {
+    /// Takes a record unless a newer one is held.
+    fn put(&mut self, record: Arc<Record>, revision: Revision) {
+        let id = record.id;
+        if self.held.get(&id).is_some_and(|held| held.revision >= revision) {
+            return;
+        }
+        self.remove(id);
+        let listed = record.phase == Phase::Live && !record.is_private();
+        let live_at = listed.then_some(self.live.len());
+        if listed {
+            self.live.push(id);
+        }
+        self.counts[record.phase as usize] += 1;
+        self.held.insert(id, Held { record, revision, live_at });
+    }
+
+    fn remove(&mut self, id: BroadcastId) {
+        let Some(held) = self.held.remove(&id) else { return };
+        self.counts[held.record.phase as usize] -= 1;
+        if let Some(at) = held.live_at {
+            self.live.swap_remove(at);
+            if let Some(moved) = self.live.get(at).and_then(|id| self.held.get_mut(id)) {
+                moved.live_at = Some(at);
+            }
+        }
+    }
+}
+
+/// `count` different numbers below `of`, every choice as likely: the first steps
+/// of a Fisher-Yates shuffle, remembering only what was moved.
+fn draw(of: usize, count: usize, seed: u64) -> Vec<usize> {
+    let mut moved: HashMap<usize, usize> = HashMap::new();
+    let mut state = seed;
+    let pick = |at: usize| {
+        let other = at + (next_random(&mut state) % (of - at) as u64) as usize;
+        let chosen = moved.get(&other).copied().unwrap_or(other);
+        let displaced = moved.get(&at).copied().unwrap_or(at);
+        moved.insert(other, displaced);
+        chosen
+    };
+    (0..count.min(of)).map(pick).collect()
+}
+
+/// SplitMix64: fair and fast, no secret.
+fn next_random(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::record::{Memo, Report};
+    use crate::store::embedded::Embedded;
+    use spyglass_media::UtcTime;
+
+    fn record(number: u8) -> Record {
+        let id = BroadcastId::from_random([number; 16]);
+        Record::new(id, "o".parse().unwrap(), String::new(), Memo::default())
+    }
+
+    fn live(record: &mut Record) -> bool {
+        let report = Report { phase: Phase::Live, at: UtcTime::default(), epoch: 1 };
+        record.on_report(report, UtcTime::default())
+    }
+
+    async fn open(dir: &tempfile::TempDir) -> Broadcasts {
+        let store = Embedded::open(&dir.path().join("control.redb")).unwrap();
+        Broadcasts::load(Arc::new(store), 5).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn only_public_and_live_ones_are_drawn() {
+        let dir = tempfile::tempdir().unwrap();
+        let broadcasts = open(&dir).await;
+        for number in 0..5 {
+            let mut record = record(number);
+            record.memo.private_to = (number == 1).then(Vec::new);
+            broadcasts.create(record).await.unwrap();
+        }
+        assert!(matches!(broadcasts.create(record(9)).await, Err(CreateError::Full)));
+        for number in [0, 1, 2, 3] {
+            let (_, changed) = broadcasts.change(record(number).id, live).await.unwrap().unwrap();
+            assert!(changed);
+        }
+        let names = |broadcasts: &Broadcasts| {
+            let (sample, all) = broadcasts.sample(50, 7);
+            let names: HashSet<_> = sample.iter().map(|record| record.id).collect();
+            assert_eq!(names.len(), all);
+            names
+        };
+        assert_eq!(names(&broadcasts), [0, 2, 3].map(|number| record(number).id).into());
+        broadcasts.remove(record(0).id).await.unwrap();
+        assert_eq!(names(&broadcasts), [2, 3].map(|number| record(number).id).into());
+        drop(broadcasts);
+        let broadcasts = open(&dir).await;
+        assert_eq!(names(&broadcasts), [2, 3].map(|number| record(number).id).into());
+        assert_eq!(broadcasts.counts()[Phase::Live as usize], (Phase::Live, 3));
+        assert_eq!(broadcasts.running_on(&"o".parse().unwrap()).len(), 4);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn changes_that_meet_all_count() {
+        let dir = tempfile::tempdir().unwrap();
+        let broadcasts = Arc::new(open(&dir).await);
+        broadcasts.create(record(1)).await.unwrap();
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..16 {
+            let broadcasts = Arc::clone(&broadcasts);
+            tasks.spawn(async move {
+                let raise = |record: &mut Record| {
+                    record.epoch += 1;
+                    true
+                };
+                broadcasts.change(record(1).id, raise).await.unwrap().unwrap();
+            });
+        }
+        tasks.join_all().await;
+        assert_eq!(broadcasts.get(record(1).id).unwrap().epoch, 16);
+        assert!(broadcasts.change(record(2).id, live).await.unwrap().is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn a_draw_has_different_numbers(of in 0usize..200, count in 0usize..60, seed: u64) {
+            let drawn = draw(of, count, seed);
+            prop_assert_eq!(drawn.len(), count.min(of));
+            prop_assert!(drawn.iter().all(|&at| at < of));
+            prop_assert_eq!(drawn.iter().collect::<HashSet<_>>().len(), drawn.len());
+        }
+    }
+
+    #[test]
+    fn a_draw_is_fair() {
+        let mut hits = [0u32; 100];
+        for seed in 0..2_000 {
+            for at in draw(100, 50, seed) {
+                hits[at] += 1;
+            }
+        }
+        assert!(hits.iter().all(|hits| (850..1150).contains(hits)), "{hits:?}");
+    }
+}

@@ -1,0 +1,282 @@
+//! The seats of every broadcast, kept in the store.
+//!
+//! One task for each broadcast that has viewers. It takes what waits for it
+//! (joins, leaves, connections that begin and end), applies all of it to the
+//! record and writes once, by compare-and-set; only then are the joins
+//! answered. So a hundred joins that arrive together cost one write, and of any
+//! number exactly as many get a seat as there are. When all seats are taken
+//! nothing changes, and joins are answered from memory. Who gets which seat is
+//! [`crate::admission`].
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use spyglass_daemon::now_utc;
+use spyglass_media::{BroadcastId, UtcTime, ViewerId};
+use tokio::sync::{mpsc, oneshot};
+use tracing::warn;
+
+use crate::admission::{self, Limits, Seat};
+use crate::fleet::SeatChange;
+use crate::store::{self, Revision, Store};
+
+/// Commands that may wait for one broadcast; further callers wait for room.
+const WAITING: usize = 1_024;
+
+/// Commands that share one write.
+const BATCH: usize = 256;
+
+/// Changes kept for another attempt while the store fails.
+const KEPT: usize = 4_096;
+
+/// When that attempt is made.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Attempts against other controls before giving up for now.
+const ATTEMPTS: usize = 16;
+
+type Answer<T> = oneshot::Sender<Result<T, store::Error>>;
+
+enum Command {
+    Join(ViewerId, Answer<Option<Seat>>),
+    Leave(ViewerId),
+    Connection(SeatChange),
+}
+
+/// See the module.
+pub struct Seats {
+    store: Arc<dyn Store>,
+    limits: Limits,
+    /// Until when seats of before this start wait for their viewers.
+    restart: UtcTime,
+    desks: Mutex<HashMap<BroadcastId, mpsc::Sender<Command>>>,
+}
+
+fn key(id: BroadcastId) -> String {
+    format!("seats/{id}")
+}
+
+impl Seats {
+    /// `started` is when this control did: seats from before have the
+    /// reservation's time from then on to show that somebody sits there.
+    pub fn new(store: Arc<dyn Store>, limits: Limits, started: UtcTime) -> Self {
+        let restart = started + limits.reservation;
+        Self { store, limits, restart, desks: Mutex::default() }
+    }
+
+    /// A seat for `viewer`, or `None` when all are taken.
+    pub async fn join(
+        &self,
+        id: BroadcastId,
+        viewer: ViewerId,
+    ) -> Result<Option<Seat>, store::Error> {
+        let (answer, answered) = oneshot::channel();
+        self.tell(id, Command::Join(viewer, answer)).await;
+        let gone = || store::Error::Unavailable("the broadcast has ended".to_owned());
+        answered.await.map_err(|_| gone())?
+    }
+
+    /// `viewer` gives its seat up, if it has one.
+    pub async fn leave(&self, id: BroadcastId, viewer: ViewerId) {
+        self.tell(id, Command::Leave(viewer)).await;
+    }
+
+    /// A push connection began or ended.
+    pub async fn on_change(&self, change: SeatChange) {
+        let (SeatChange::Begun(id, _) | SeatChange::Ended(id, _) | SeatChange::Unknown(id, _)) =
+            change;
+        self.tell(id, Command::Connection(change)).await;
+    }
+
+    /// The broadcast is over, and its seats with it.
+    pub fn end(&self, id: BroadcastId) {
+        self.desks.lock().remove(&id);
+    }
+
+    async fn tell(&self, id: BroadcastId, command: Command) {
+        let desk = self.desks.lock().entry(id).or_insert_with(|| self.open(id)).clone();
+        // Fails when the broadcast ends at this moment; then nobody needs a seat.
+        let _ = desk.send(command).await;
+    }
+
+    fn open(&self, id: BroadcastId) -> mpsc::Sender<Command> {
+        let (commands, waiting) = mpsc::channel(WAITING);
+        let desk = Desk {
+            key: key(id),
+            store: Arc::clone(&self.store),
+            limits: self.limits,
+            restart: Some(self.restart),
+            held: None,
+        };
+        tokio::spawn(desk.run(waiting));
+        commands
+    }
+}
+
+/// The task of one broadcast.
+struct Desk {
+    key: String,
+    store: Arc<dyn Store>,
+    limits: Limits,
+    /// Set until the record has been read for the first time.
+    restart: Option<UtcTime>,
+    /// What the store holds, as far as is known.
+    held: Option<Held>,
+}
+
+#[derive(Clone)]
+struct Held {
+    seats: admission::Seats,
+    revision: Option<Revision>,
+}
+
+impl Desk {
+    async fn run(mut self, mut waiting: mpsc::Receiver<Command>) {
+        let mut batch: Vec<Command> = Vec::new();
+        loop {
+            let wait = self.wait(!batch.is_empty());
+            tokio::select! {
+                count = waiting.recv_many(&mut batch, BATCH) => {
+                    if count == 0 {
+                        break;
+                    }
+                }
+                () = async { tokio::time::sleep(wait.unwrap_or_default()).await }, if wait.is_some() => {}
+            }
+            if let Err(error) = self.serve(&mut batch).await {
+                warn!(key = self.key, %error, "seats cannot be written; trying again");
+                self.held = None;
+                refuse_joins(&mut batch, &error);
+            }
+        }
+        if let Err(error) = self.store.delete(&self.key, None).await {
+            warn!(key = self.key, %error, "seats of an ended broadcast stay in the store");
+        }
+    }
+
+    fn wait(&self, retry: bool) -> Option<Duration> {
+        if retry {
+            return Some(RETRY);
+        }
+        let next = self.held.as_ref()?.seats.next_deadline()?;
+        Some(next.since(now_utc()))
+    }
+
+    /// Applies the batch, writes, answers. On an error the batch is untouched.
+    async fn serve(&mut self, batch: &mut Vec<Command>) -> Result<(), store::Error> {
+        for _ in 0..ATTEMPTS {
+            let held = self.read().await?;
+            let mut seats = held.seats.clone();
+            let (given, changed) = apply(&mut seats, batch, self.limits, now_utc());
+            let revision = if changed {
+                match self.write(&seats, held.revision).await {
+                    Ok(revision) => Some(revision),
+                    // Another control was faster: look again.
+                    Err(store::Error::Conflict | store::Error::Exists) => {
+                        self.held = None;
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                }
+            } else {
+                held.revision
+            };
+            self.held = Some(Held { seats, revision });
+            let joins = batch.drain(..).filter_map(|command| match command {
+                Command::Join(_, answer) => Some(answer),
+                _ => None,
+            });
+            for (answer, seat) in joins.zip(given) {
+                // Who gave up waiting leaves a reservation that lapses.
+                let _ = answer.send(Ok(seat));
+            }
+            return Ok(());
+        }
+        Err(store::Error::Conflict)
+    }
+
+    async fn read(&mut self) -> Result<Held, store::Error> {
+        if let Some(held) = &self.held {
+            return Ok(held.clone());
+        }
+        let held = match self.store.get(&self.key).await? {
+            None => Held { seats: admission::Seats::default(), revision: None },
+            Some(entry) => {
+                let mut seats: admission::Seats = serde_json::from_slice(&entry.value)
+                    .map_err(|error| store::Error::Unavailable(format!("{}: {error}", self.key)))?;
+                if let Some(until) = self.restart {
+                    seats.on_restart(until);
+                }
+                Held { seats, revision: Some(entry.revision) }
+            }
+        };
+        self.restart = None;
+        Ok(held)
+    }
+
+    async fn write(
+        &self,
+        seats: &admission::Seats,
+        revision: Option<Revision>,
+    ) -> Result<Revision, store::Error> {
+        let value = serde_json::to_vec(seats)
+            .map_err(|_| store::Error::Unfit("a record of seats that is no JSON"))?;
+        match revision {
+            Some(revision) => self.store.update(&self.key, Bytes::from(value), revision).await,
+            None => self.store.create(&self.key, Bytes::from(value)).await,
+        }
+    }
+}
+
+/// The seats given to the batch's joins, in their order, and whether anything
+/// is different now.
+fn apply(
+    seats: &mut admission::Seats,
+    batch: &[Command],
+    limits: Limits,
+    now: UtcTime,
+) -> (Vec<Option<Seat>>, bool) {
+    let mut changed = seats.on_deadline(now);
+    let mut given = Vec::new();
+    for command in batch {
+        changed |= match command {
+            Command::Join(viewer, _) => {
+                let seat = seats.on_join(*viewer, limits, now);
+                given.push(seat);
+                seat.is_some()
+            }
+            Command::Leave(viewer) => seats.on_leave(*viewer),
+            Command::Connection(SeatChange::Begun(_, lease)) => seats.on_lease(lease, limits),
+            Command::Connection(SeatChange::Ended(_, lease)) => {
+                seats.on_lease_end(lease, limits.grace, now)
+            }
+            // Its origin is lost; a reservation's time to come back.
+            Command::Connection(SeatChange::Unknown(_, lease)) => {
+                seats.on_lease_end(lease, limits.reservation, now)
+            }
+        };
+    }
+    (given, changed)
+}
+
+/// Answers the joins; the rest is tried again.
+fn refuse_joins(batch: &mut Vec<Command>, error: &store::Error) {
+    let (joins, mut rest): (Vec<_>, Vec<_>) =
+        batch.drain(..).partition(|command| matches!(command, Command::Join(..)));
+    for command in joins {
+        if let Command::Join(_, answer) = command {
+            let _ = answer.send(Err(error.clone()));
+        }
+    }
+    if rest.len() > KEPT {
+        warn!(count = rest.len() - KEPT, "changes of seats dropped");
+        rest.drain(..rest.len() - KEPT);
+    }
+    *batch = rest;
+}
+
+#[cfg(test)]
+mod tests;

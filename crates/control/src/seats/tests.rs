@@ -1,0 +1,179 @@
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use super::*;
+use crate::admission::SeatLease;
+use crate::store::embedded::Embedded;
+use crate::store::{Answer, Entry, Item, Watch};
+
+const LIMITS: Limits =
+    Limits { seats: 100, reservation: Duration::from_secs(30), grace: Duration::from_secs(5) };
+
+/// A store that counts writes and fails when told to.
+struct Counting {
+    inner: Embedded,
+    writes: AtomicUsize,
+    broken: AtomicBool,
+}
+
+impl Counting {
+    fn open(dir: &tempfile::TempDir) -> Arc<Self> {
+        let inner = Embedded::open(&dir.path().join("control.redb")).unwrap();
+        Arc::new(Self { inner, writes: AtomicUsize::new(0), broken: AtomicBool::new(false) })
+    }
+
+    fn count(&self) -> Result<(), store::Error> {
+        self.writes.fetch_add(1, Ordering::Relaxed);
+        if self.broken.load(Ordering::Relaxed) {
+            return Err(store::Error::Unavailable("broken".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+impl Store for Counting {
+    fn get<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Entry>> {
+        self.inner.get(key)
+    }
+
+    fn create<'a>(&'a self, key: &'a str, value: Bytes) -> Answer<'a, Revision> {
+        match self.count() {
+            Ok(()) => self.inner.create(key, value),
+            Err(error) => Box::pin(std::future::ready(Err(error))),
+        }
+    }
+
+    fn update<'a>(
+        &'a self,
+        key: &'a str,
+        value: Bytes,
+        revision: Revision,
+    ) -> Answer<'a, Revision> {
+        match self.count() {
+            Ok(()) => self.inner.update(key, value, revision),
+            Err(error) => Box::pin(std::future::ready(Err(error))),
+        }
+    }
+
+    fn delete<'a>(&'a self, key: &'a str, revision: Option<Revision>) -> Answer<'a, ()> {
+        self.inner.delete(key, revision)
+    }
+
+    fn list<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> Answer<'a, Vec<Item>> {
+        self.inner.list(prefix, after, limit)
+    }
+
+    fn watch(&self, prefix: &str) -> Watch {
+        self.inner.watch(prefix)
+    }
+}
+
+fn viewer(number: u16) -> ViewerId {
+    let mut random = [0; 16];
+    random[..2].copy_from_slice(&number.to_le_bytes());
+    ViewerId::from_random(random)
+}
+
+fn id() -> BroadcastId {
+    BroadcastId::from_random([7; 16])
+}
+
+/// Who got which seat, of the viewers `numbers`, all joining at once.
+async fn join_many(seats: &Arc<Seats>, numbers: std::ops::Range<u16>) -> Vec<(u16, u32)> {
+    let mut joins = tokio::task::JoinSet::new();
+    for number in numbers {
+        let seats = Arc::clone(seats);
+        joins.spawn(async move { (number, seats.join(id(), viewer(number)).await.unwrap()) });
+    }
+    let all = joins.join_all().await;
+    all.into_iter().filter_map(|(viewer, seat)| Some((viewer, seat?.number))).collect()
+}
+
+fn numbers(given: &[(u16, u32)]) -> HashSet<u32> {
+    let numbers: HashSet<u32> = given.iter().map(|&(_, number)| number).collect();
+    assert_eq!(numbers.len(), given.len(), "a seat was given twice");
+    numbers
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_joins_give_a_hundred_seats_in_few_writes() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Counting::open(&dir);
+    let seats = Arc::new(Seats::new(store.clone(), LIMITS, now_utc()));
+    let given = join_many(&seats, 0..1_000).await;
+    assert_eq!(numbers(&given), (1..=100).collect());
+    let writes = store.writes.swap(0, Ordering::Relaxed);
+    assert!(writes <= 100, "{writes} writes");
+    // Full: from memory.
+    assert_eq!(join_many(&seats, 1_000..1_200).await, []);
+    assert_eq!(store.writes.load(Ordering::Relaxed), 0);
+    // Fifty leave; of many who join, fifty get exactly their seats.
+    let (left, _) = given.split_at(50);
+    for (number, _) in left {
+        seats.leave(id(), viewer(*number)).await;
+    }
+    let again = join_many(&seats, 2_000..3_000).await;
+    assert_eq!(numbers(&again), numbers(left));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_controls_on_one_store_give_each_seat_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Counting::open(&dir);
+    let one = Arc::new(Seats::new(store.clone(), LIMITS, now_utc()));
+    let two = Arc::new(Seats::new(store, LIMITS, now_utc()));
+    let (first, second) = tokio::join!(join_many(&one, 0..200), join_many(&two, 200..400));
+    let all = [first, second].concat();
+    assert_eq!(numbers(&all), (1..=100).collect());
+}
+
+#[tokio::test]
+async fn seats_survive_a_restart_and_an_end_frees_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Counting::open(&dir);
+    let before = Seats::new(store.clone(), LIMITS, now_utc());
+    let first = before.join(id(), viewer(1)).await.unwrap().unwrap();
+    let lease = SeatLease { viewer: viewer(1), seat: first };
+    before.on_change(SeatChange::Begun(id(), lease)).await;
+    let second = before.join(id(), viewer(2)).await.unwrap().unwrap();
+    assert_eq!(second.number, 2);
+    let other = SeatLease { viewer: viewer(2), seat: second };
+    before.on_change(SeatChange::Begun(id(), other)).await;
+    assert_eq!(before.join(id(), viewer(3)).await.unwrap().unwrap().number, 3);
+    // A restart long ago: who has not shown up has lost its seat.
+    let late = Seats::new(store.clone(), LIMITS, UtcTime::default());
+    late.on_change(SeatChange::Begun(id(), lease)).await;
+    assert_eq!(late.join(id(), viewer(5)).await.unwrap().unwrap().number, 2);
+    // A restart just now: seats wait for their viewers.
+    let after = Seats::new(store.clone(), LIMITS, now_utc());
+    after.on_change(SeatChange::Begun(id(), lease)).await;
+    assert_eq!(after.join(id(), viewer(4)).await.unwrap().unwrap().number, 4);
+    let mut watch = store.watch("seats/");
+    after.end(id());
+    while let Some(store::Watched::Change(change)) = watch.next().await {
+        if change.value.is_none() {
+            return;
+        }
+    }
+    panic!("the record stays");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_fails_refuses_joins_and_forgets_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Counting::open(&dir);
+    let seats = Seats::new(store.clone(), Limits { seats: 1, ..LIMITS }, now_utc());
+    let first = seats.join(id(), viewer(1)).await.unwrap().unwrap();
+    store.broken.store(true, Ordering::Relaxed);
+    seats.leave(id(), viewer(1)).await;
+    assert!(matches!(seats.join(id(), viewer(2)).await, Err(store::Error::Unavailable(_))));
+    store.broken.store(false, Ordering::Relaxed);
+    // Either the next attempt or this join carries the leave along.
+    let second = seats.join(id(), viewer(2)).await.unwrap().unwrap();
+    assert!(second.generation > first.generation);
+}
