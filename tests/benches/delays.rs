@@ -1,6 +1,7 @@
-//! Two delays, printed and never asserted: how long a frame takes to each of
-//! 100 push viewers, and how long a chunk takes to an edge that is polled every
-//! 0.1 s (the paper, section 5: 0.3 s). Run it with `scripts/bench`.
+//! Three delays, printed and never asserted: how long a frame takes to each of
+//! 100 push viewers, how long a chunk takes to an edge that is polled every
+//! 0.1 s (the paper, section 5: 0.3 s), and how long 1,000 viewers wait who ask
+//! at once for a list that has just expired. Run it with `scripts/bench`.
 //!
 //! Publisher, viewers and poller are in this process, so one clock times both
 //! ends; the services are the real binary, built for release, on loopback.
@@ -12,13 +13,15 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use spyglass_media::Track;
 use spyglass_rtmp::{Intent, Message};
+use spyglass_tests::eventually;
 use spyglass_tests::ffmpeg::{self, Clip};
+use spyglass_tests::herd::Herd;
 use spyglass_tests::hls::List;
 use spyglass_tests::rtmp::{Peer, tags};
 use spyglass_tests::system::System;
 
 const VIEWERS: usize = 100;
-const SECONDS: u64 = 60;
+const SECONDS: u64 = 40;
 
 /// When each message was handed to the publisher's socket.
 type Sent = Arc<Mutex<HashMap<(Track, u32), Instant>>>;
@@ -53,11 +56,17 @@ async fn run() {
         }
     }
     let chunks = chunks.await.unwrap();
+    let (mut cold, mut warm) = herd(&system, &broadcast.id).await;
     publishing.abort();
     println!("release build, loopback, 25 frames/s + AAC, {SECONDS} s, {VIEWERS} push viewers");
     print("frame in at the origin to frame out, video", &mut video);
     print("frame in at the origin to frame out, audio (rides with video)", &mut audio);
-    print("chunk ready at the origin to chunk served by an edge polled every 0.1 s", &mut chunks.clone());
+    print(
+        "chunk ready at the origin to chunk served by an edge polled every 0.1 s",
+        &mut chunks.clone(),
+    );
+    print("1,000 polls at once, list just expired (fetch included)", &mut cold);
+    print("1,000 polls at once, list fresh", &mut warm);
 }
 
 async fn publish(mut publisher: Peer, sent: Sent) {
@@ -128,13 +137,35 @@ async fn poll(edge: String, id: String, sent: Sent) -> Vec<Duration> {
     delays
 }
 
+/// A thousand polls right after an expire, and again while the list is fresh.
+async fn herd(system: &System, id: &str) -> (Vec<Duration>, Vec<Duration>) {
+    let herd = Herd::new(1_000);
+    let (origin, url) =
+        (system.origin_http(), format!("{}/live/{id}/chunklist.m3u8", system.edge(0)));
+    let series = "spyglass_origin_chunks_total";
+    let (mut cold, mut warm) = (Vec::new(), Vec::new());
+    // The first round opens the connections.
+    herd.ask(&url).await;
+    for _ in 0..3 {
+        let made = system.metric(&origin, series).await;
+        eventually("another chunk", Duration::from_secs(10), || async {
+            (system.metric(&origin, series).await > made).then_some(())
+        })
+        .await;
+        cold.extend(herd.ask(&url).await.into_iter().map(|(_, delay)| delay));
+        warm.extend(herd.ask(&url).await.into_iter().map(|(_, delay)| delay));
+    }
+    (cold, warm)
+}
+
 fn print(what: &str, delays: &mut [Duration]) {
     delays.sort();
     if delays.is_empty() {
         println!("{what}: nothing measured");
         return;
     }
-    let at = |share: f64| delays[((delays.len() - 1) as f64 * share) as usize].as_secs_f64() * 1000.0;
+    let at =
+        |share: f64| delays[((delays.len() - 1) as f64 * share) as usize].as_secs_f64() * 1000.0;
     println!(
         "{what}: p50 {:.1} ms, p99 {:.1} ms, worst {:.1} ms ({} samples)",
         at(0.5),

@@ -4,10 +4,12 @@
 //! Nothing here sleeps and hopes: waiting is always for something to be true,
 //! with a deadline that fails the test and says what was missing.
 
+pub mod browser;
 pub mod ffmpeg;
+pub mod herd;
 pub mod hls;
-pub mod rtmp;
 pub mod http;
+pub mod rtmp;
 pub mod system;
 
 use std::future::Future;

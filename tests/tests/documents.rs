@@ -68,7 +68,12 @@ fn protocol_page(source: &str) -> String {
             }
             Some("}") if !line.starts_with(' ') => inside = false,
             Some("rpc") => {
-                let _ = writeln!(page, "- `{}`: {}", text.trim_end_matches(';'), said.replace('\n', " "));
+                let _ = writeln!(
+                    page,
+                    "- `{}`: {}",
+                    text.trim_end_matches(';'),
+                    said.replace('\n', " ")
+                );
             }
             Some(_) if inside && text.ends_with(';') => {
                 let declaration = text.trim_end_matches(';');
@@ -114,7 +119,9 @@ fn tests_named_by_the_architecture_exist() {
         .split('`')
         .skip(1)
         .step_by(2)
-        .filter(|word| word.contains('_') && !word.contains(['.', '/', '(', ' ']) && word.is_ascii())
+        .filter(|word| {
+            word.contains('_') && !word.contains(['.', '/', '(', ' ']) && word.is_ascii()
+        })
         .filter(|word| !["next_deadline"].contains(word) && !word.starts_with("on_"))
         .collect();
     assert!(named.len() >= 8, "{named:?}");
@@ -213,9 +220,12 @@ where
         assert!(written.contains(&key), "{role}.toml does not explain {key}");
     }
     // A line that is commented out has a key that exists and an example that parses.
-    for line in text.lines().filter_map(|line| line.strip_prefix('#')).filter(|line| !line.starts_with(' ')) {
+    for line in
+        text.lines().filter_map(|line| line.strip_prefix('#')).filter(|line| !line.starts_with(' '))
+    {
         if line.contains(" = ") {
-            toml::from_str::<C>(line).unwrap_or_else(|error| panic!("{role}.toml: {line}: {error}"));
+            toml::from_str::<C>(line)
+                .unwrap_or_else(|error| panic!("{role}.toml: {line}: {error}"));
         }
     }
 }

@@ -1,17 +1,15 @@
 //! A thousand viewers polling one edge cost the origin one request for each
 //! version of the list and one for each chunk; with no viewer, none.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::collections::HashSet;
+use std::time::Duration;
 
 use serde_json::json;
 use spyglass_tests::eventually;
 use spyglass_tests::ffmpeg::{self, Clip, Ffmpeg};
+use spyglass_tests::herd::Herd;
 use spyglass_tests::hls::List;
-use spyglass_tests::http::Client;
 use spyglass_tests::system::System;
-use tokio::sync::Barrier;
 
 const VIEWERS: usize = 1_000;
 const ROUNDS: usize = 4;
@@ -36,8 +34,7 @@ async fn first_poll_fetches_once() {
     }
 
     let base = format!("{}/live/{}", system.edge(0), broadcast.id);
-    let clients: Arc<Vec<Client>> = Arc::new((0..20).map(|_| Client::default()).collect());
-    let mut versions = HashMap::new();
+    let herd = Herd::new(VIEWERS);
     for _ in 0..ROUNDS {
         // The origin has a chunk that this edge's viewers have not seen.
         let seen = system.client.get(&format!("{base}/chunklist.m3u8")).await.expect(200);
@@ -49,57 +46,24 @@ async fn first_poll_fetches_once() {
         .await;
         let before = system.metric(&origin, &requests("chunklist")).await;
 
-        let lists = herd(&clients, &format!("{base}/chunklist.m3u8")).await;
+        let lists = herd.ask(&format!("{base}/chunklist.m3u8")).await;
         let after = system.metric(&origin, &requests("chunklist")).await;
-        let newest = lists.iter().map(|(text, _)| List::parse(text).last()).max().unwrap();
         for (text, _) in &lists {
             let last = List::parse(text).last();
             assert!(last > seen, "a poll after the expire got the old list");
-            versions.insert(last, ());
         }
         // A chunk may end while the herd is at it: then there are two versions.
-        let distinct: std::collections::HashSet<_> = lists.iter().map(|(text, _)| text).collect();
+        let distinct: HashSet<_> = lists.iter().map(|(text, _)| text).collect();
         assert_eq!(after - before, distinct.len() as f64, "one fetch a version");
-        print_delays("list", &lists);
 
         let uri = List::parse(&lists[0].0).chunks().last().unwrap().uri.clone();
         let before = system.metric(&origin, &requests("chunk")).await;
-        let bodies = herd(&clients, &format!("{base}/{uri}")).await;
+        let bodies = herd.ask(&format!("{base}/{uri}")).await;
         assert_eq!(
             system.metric(&origin, &requests("chunk")).await - before,
             1.0,
             "one fetch a chunk"
         );
         assert!(bodies.iter().all(|(body, _)| body.len() == bodies[0].0.len()));
-        print_delays("chunk", &bodies);
-        assert!(newest > seen);
     }
-}
-
-/// All viewers ask at the same moment; bodies (lossy text) and delays.
-async fn herd(clients: &Arc<Vec<Client>>, url: &str) -> Vec<(String, Duration)> {
-    let start = Arc::new(Barrier::new(VIEWERS));
-    let tasks: Vec<_> = (0..VIEWERS)
-        .map(|viewer| {
-            let (clients, start, url) = (Arc::clone(clients), Arc::clone(&start), url.to_owned());
-            tokio::spawn(async move {
-                start.wait().await;
-                let begun = Instant::now();
-                let answer = clients[viewer % clients.len()].get(&url).await.expect(200);
-                (answer.text(), begun.elapsed())
-            })
-        })
-        .collect();
-    let mut answers = Vec::new();
-    for task in tasks {
-        answers.push(task.await.unwrap());
-    }
-    answers
-}
-
-fn print_delays(what: &str, answers: &[(String, Duration)]) {
-    let mut delays: Vec<Duration> = answers.iter().map(|(_, delay)| *delay).collect();
-    delays.sort();
-    let at = |share: f64| delays[((delays.len() - 1) as f64 * share) as usize];
-    println!("{VIEWERS} viewers, {what}: p50 {:?} p99 {:?}", at(0.5), at(0.99));
 }

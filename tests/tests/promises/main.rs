@@ -1,8 +1,10 @@
 //! One file for each promise, named after it.
 
+mod a_browser_plays_it;
 mod a_private_broadcast_is_a_secret;
 mod a_publisher_comes_back;
 mod a_slow_viewer_costs_only_itself;
+mod an_edge_outlives_its_origin;
 mod broadcasts_outlive_control;
 mod chunks_are_the_same_on_every_edge;
 mod edge_restart_loses_nobody;
