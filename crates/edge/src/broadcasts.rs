@@ -6,6 +6,8 @@
 //! in what there is interest. Three locks, taken in this order and held for a
 //! look-up or a decision, never across a wait: directory, slots, one slot.
 
+mod fill;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,19 +20,15 @@ use tracing::{debug, warn};
 
 use crate::cache::{Objects, Outcome};
 use crate::directory::{Directory, Entry, Known, State};
-use crate::fetch::{Failure, prebuild};
 use crate::metrics::Metrics;
 use crate::outcome::CacheStatus;
 use crate::refusal::Refusal;
 use crate::respond::{Lists, Object};
-use crate::slot::{self, Fetch, Filled, Poll, Polled, Slot, Standing};
+use crate::slot::{self, Poll, Polled, Slot, Standing};
 use crate::watch::{Origin, holding};
 
 /// How often slots are looked through.
 const SWEEP: Duration = Duration::from_secs(1);
-
-/// Pause before the second and last attempt to fetch an object.
-const AGAIN: Duration = Duration::from_millis(100);
 
 /// What the edge is told to do, besides the waits of [`slot::Limits`].
 #[derive(Clone, Copy, Debug)]
@@ -126,21 +124,28 @@ impl Broadcasts {
         self.admit(id, proven).await.map_err(negative)?;
         let broadcast = self.open(id).map_err(negative)?;
         let mut wake: Option<watch::Receiver<()>> = None;
-        // The first answer that was no list says how this request counts.
-        let mut forwarded: Option<CacheStatus> = None;
+        // How this request counts: what was held when it came, and whether any
+        // fetch was its own.
+        let mut forwarded: Option<(bool, bool)> = None;
+        let status = |forwarded: Option<(bool, bool)>| {
+            forwarded.map(|(held, own)| CacheStatus::forwarded(held, !own))
+        };
         loop {
             match self.poll(&broadcast, asked) {
                 Polled { poll: Poll::Serve { list, age, aged }, .. } => {
-                    let status = if aged { CacheStatus::Unreachable } else { CacheStatus::Hit };
-                    let status = forwarded.filter(|_| !aged).unwrap_or(status);
+                    let status = match status(forwarded) {
+                        _ if aged => CacheStatus::Unreachable,
+                        Some(forwarded) => forwarded,
+                        None => CacheStatus::Hit,
+                    };
                     return Ok(Listed { lists: list, age, status });
                 }
                 Polled { poll: Poll::GiveUp { known }, .. } => {
                     let refusal = if known { Refusal::Upstream } else { Refusal::NotYet };
-                    return Err((refusal, forwarded.unwrap_or(CacheStatus::Negative)));
+                    return Err((refusal, status(forwarded).unwrap_or(CacheStatus::Negative)));
                 }
                 Polled { poll: Poll::Wait { until, stale }, fetch, .. } => {
-                    forwarded.get_or_insert(CacheStatus::forwarded(stale, fetch.is_none()));
+                    forwarded.get_or_insert((stale, false)).1 |= fetch.is_some();
                     match &mut wake {
                         // What changed before this must not be missed: ask once more.
                         None => wake = Some(broadcast.wake.subscribe()),
@@ -184,8 +189,11 @@ impl Broadcasts {
             return Err(negative(Refusal::Upstream));
         };
         let this = Arc::clone(self);
-        let fill = async move { this.fill_object(&origin, id, resource).await };
-        let filled = self.objects.fill((id, resource), fill).await.map_err(negative)?;
+        let fill = async move { fill::object(&this, &origin, id, resource).await };
+        let filled = self.objects.fill((id, resource), fill).await.map_err(|refusal| {
+            self.metrics.fetch(resource.kind(), "no_room");
+            negative(refusal)
+        })?;
         match filled {
             (Outcome::Found(object), status) => Ok((object, status)),
             (Outcome::Missing, status) => Err((Refusal::NotFound, status)),
@@ -261,7 +269,7 @@ impl Broadcasts {
         let polled = broadcast.slot.lock().on_poll(now(), asked);
         self.declare(broadcast, polled.declare);
         if let Some(fetch) = polled.fetch {
-            tokio::spawn(fill_lists(Arc::clone(self), Arc::clone(broadcast), fetch));
+            tokio::spawn(fill::lists(Arc::clone(self), Arc::clone(broadcast), fetch));
         }
         polled
     }
@@ -469,57 +477,5 @@ impl Broadcasts {
                 slots.remove(&id);
             }
         }
-    }
-
-    // ---- fills
-
-    async fn fill_object(&self, origin: &Origin, id: BroadcastId, resource: Resource) -> Outcome {
-        let deadline = now() + self.limits.fetch;
-        let mut fetched = origin.fetcher().object(id, resource, deadline).await;
-        if fetched.as_ref().is_err_and(|failure| failure.is_transport()) {
-            self.metrics.fetch(resource.kind(), "retried");
-            tokio::time::sleep(AGAIN).await;
-            fetched = origin.fetcher().object(id, resource, deadline).await;
-        }
-        let result = fetched.as_ref().map_or_else(|failure| failure.as_str(), |_| "ok");
-        self.metrics.fetch(resource.kind(), result);
-        match fetched {
-            Ok(bytes) => match prebuild(resource, bytes).await {
-                Some(answer) => Outcome::Found(Arc::new(Object { answer, arrived: now() })),
-                None => Outcome::Failed,
-            },
-            Err(Failure::Missing) => Outcome::Missing,
-            Err(failure) => {
-                debug!(broadcast = %id, %resource, failure = ?failure, "fetch failed");
-                Outcome::Failed
-            }
-        }
-    }
-}
-
-/// One fetch of a broadcast's lists, in a task of its own: it ends for the slot
-/// whoever left meanwhile.
-async fn fill_lists(broadcasts: Arc<Broadcasts>, broadcast: Arc<Broadcast>, fetch: Fetch) {
-    let origin = broadcast.origin.lock().clone();
-    let fetched = match origin {
-        Some(origin) => origin.fetcher().lists(broadcast.id, fetch.least, fetch.until).await,
-        None => Err(Failure::Unreachable),
-    };
-    let mut slot = broadcast.slot.lock();
-    let result = match fetched {
-        Ok((meta, lists)) => match slot.on_filled(now(), fetch.id, meta, Arc::new(lists)) {
-            Filled::Stored => "ok",
-            other => other.as_str(),
-        },
-        Err(failure) => {
-            slot.on_failed(now(), fetch.id);
-            failure.as_str()
-        }
-    };
-    drop(slot);
-    broadcast.wake.send_replace(());
-    broadcasts.metrics.fetch("chunklist", result);
-    if result != "ok" {
-        debug!(broadcast = %broadcast.id, result, "list not fetched");
     }
 }

@@ -71,6 +71,11 @@ pub struct Config {
     pub write_seconds: u32,
     /// Seconds to fetch one object.
     pub fetch_seconds: u32,
+    /// Seconds that a poll waits for the first list of a broadcast.
+    pub first_wait_seconds: u32,
+    /// Seconds without a viewer after which notices of a broadcast are not
+    /// wanted any more.
+    pub interest_seconds: u32,
     /// Milliseconds for which something is believed not to exist.
     pub negative_ms: u32,
 }
@@ -103,6 +108,8 @@ impl Default for Config {
             idle_seconds: 60,
             write_seconds: 15,
             fetch_seconds: 8,
+            first_wait_seconds: 8,
+            interest_seconds: 30,
             negative_ms: 2_000,
         }
     }
@@ -111,7 +118,11 @@ impl Default for Config {
 impl Config {
     pub(crate) fn broadcast_limits(&self) -> crate::broadcasts::Limits {
         crate::broadcasts::Limits {
-            slot: crate::slot::Limits::default(),
+            slot: crate::slot::Limits {
+                first: seconds(self.first_wait_seconds),
+                interest: seconds(self.interest_seconds),
+                ..crate::slot::Limits::default()
+            },
             broadcasts: self.max_broadcasts,
             fetch: seconds(self.fetch_seconds),
             settle: Duration::from_secs(10),

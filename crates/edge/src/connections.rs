@@ -100,6 +100,10 @@ impl Connections {
     /// This viewer uses this connection. An HTTP/1 connection answers one
     /// request at a time: only its latest viewer has anything to lose on it.
     pub fn enter(&self, who: Who, connection: &Arc<Connection>, shared: bool) {
+        // Nearly always; the connections of all viewers need not be locked.
+        if connection.who.lock().contains(&who) {
+            return;
+        }
         let mut all = self.0.lock();
         let mut here = connection.who.lock();
         if here.contains(&who) {

@@ -25,9 +25,6 @@ const MAX_LIST: u64 = 4 * 1024 * 1024;
 /// Target durations that make sense (chunks are 1 to 10 s).
 const TARGETS: std::ops::RangeInclusive<u32> = 500..=60_000;
 
-/// Larger objects are hashed off the runtime's threads, in bytes.
-const LARGE: usize = 1024 * 1024;
-
 /// Why a fetch brought nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
@@ -233,17 +230,6 @@ fn read_lists(header: &Header, body: &Bytes) -> Result<(Meta, Lists), Failure> {
     let lists =
         Lists { media: forms(Resource::Chunklist, media)?, index: forms(Resource::Index, index)? };
     Ok((meta, lists))
-}
-
-/// Builds the answer of an object; a large one on a thread where it may take
-/// its time.
-pub async fn prebuild(resource: Resource, bytes: Bytes) -> Option<crate::respond::Prebuilt> {
-    use crate::respond::{Encoding, Prebuilt};
-    if bytes.len() <= LARGE {
-        return Some(Prebuilt::new(resource, Encoding::Identity, bytes));
-    }
-    let build = move || Prebuilt::new(resource, Encoding::Identity, bytes);
-    tokio::task::spawn_blocking(build).await.ok()
 }
 
 #[cfg(test)]

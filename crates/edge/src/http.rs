@@ -7,6 +7,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
@@ -335,8 +336,8 @@ async fn connection(
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%error, "socket options");
     }
-    handler.metrics.connections.inc();
     let state = Arc::new(Connection::default());
+    let _attended = Attended::new(Arc::clone(&handler), Arc::clone(&state), place);
     let reset = Reset::default();
     let socket = TokioIo::new(Socket::new(stream, limits.write, Arc::clone(&reset)));
     let service = service_fn(|request| {
@@ -384,11 +385,31 @@ async fn connection(
             }
         }
     };
-    if let Some(reason) = closed {
-        reset.store(true, std::sync::atomic::Ordering::Relaxed);
+    let slow = || reset.load(Ordering::Relaxed).then_some("slow");
+    if let Some(reason) = closed.or_else(slow) {
+        reset.store(true, Ordering::Relaxed);
         handler.metrics.closed(reason);
     }
-    handler.connections.leave(&state);
-    handler.metrics.connections.dec();
-    drop(place);
+}
+
+/// A connection while it is open; what it holds is given back also when its
+/// task panics.
+struct Attended {
+    handler: Arc<Handler>,
+    state: Arc<Connection>,
+    _place: Place,
+}
+
+impl Attended {
+    fn new(handler: Arc<Handler>, state: Arc<Connection>, place: Place) -> Self {
+        handler.metrics.connections.inc();
+        Self { handler, state, _place: place }
+    }
+}
+
+impl Drop for Attended {
+    fn drop(&mut self) {
+        self.handler.connections.leave(&self.state);
+        self.handler.metrics.connections.dec();
+    }
 }

@@ -1,0 +1,144 @@
+//! A control that hands out one key and the origins it is given.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use spyglass_api::auth::{ClusterKey, Require};
+use spyglass_api::control::control_server::{Control as Service, ControlServer};
+use spyglass_api::control::{
+    Key, Keys, Lease, Node, Nodes, Report, Revocation, Role, Update, report, update,
+};
+use spyglass_daemon::grpc;
+use spyglass_media::{BroadcastId, ViewerId};
+use tokio::sync::{broadcast, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{KEY, Origin, Process, signer};
+
+#[derive(Clone)]
+pub struct Control {
+    address: SocketAddr,
+    told: Told,
+    process: Process,
+}
+
+#[derive(Clone)]
+struct Told {
+    updates: broadcast::Sender<Update>,
+    nodes: Arc<Mutex<Vec<Node>>>,
+    leases: Arc<Mutex<Vec<(bool, Lease)>>>,
+}
+
+impl Control {
+    pub async fn start(origins: &[&Origin]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let nodes = origins.iter().map(|origin| origin.node()).collect();
+        let told = Told {
+            updates: broadcast::Sender::new(64),
+            nodes: Arc::new(Mutex::new(nodes)),
+            leases: Arc::default(),
+        };
+        let service =
+            ControlServer::with_interceptor(told.clone(), Require(ClusterKey::new(KEY).unwrap()));
+        let serve = |listener| async {
+            let server = grpc::server().add_service(service);
+            server.serve_with_incoming(grpc::incoming(listener)).await.unwrap();
+        };
+        Self { address, told, process: Process::start(serve, listener) }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// It is gone, and its connections with it.
+    pub fn kill(&self) {
+        self.process.kill();
+    }
+
+    pub fn set_origins(&self, origins: &[&Origin]) {
+        *self.told.nodes.lock() = origins.iter().map(|origin| origin.node()).collect();
+        let nodes = Nodes { nodes: self.told.nodes.lock().clone() };
+        let _ = self.told.updates.send(Update { update: Some(update::Update::Nodes(nodes)) });
+    }
+
+    pub fn revoke(&self, broadcast: BroadcastId, viewer: ViewerId) {
+        let revocation = Revocation {
+            broadcast: broadcast.to_string(),
+            viewer: viewer.to_string(),
+            expires_at_ms: i64::MAX / 2,
+        };
+        let update = Some(update::Update::Revocation(revocation));
+        let _ = self.told.updates.send(Update { update });
+    }
+
+    /// Viewers whose leases have begun and not ended.
+    pub fn viewers(&self) -> Vec<String> {
+        let mut here = Vec::new();
+        for (begun, lease) in self.told.leases.lock().iter() {
+            here.retain(|viewer| *viewer != lease.viewer);
+            if *begun {
+                here.push(lease.viewer.clone());
+            }
+        }
+        here
+    }
+}
+
+#[tonic::async_trait]
+impl Service for Told {
+    type AttachStream = ReceiverStream<Result<Update, Status>>;
+
+    async fn attach(
+        &self,
+        request: Request<Streaming<Report>>,
+    ) -> Result<Response<Self::AttachStream>, Status> {
+        let mut reports = request.into_inner();
+        let (answers, receiver) = mpsc::channel(64);
+        let public = signer().public();
+        let key = Key { id: public.id, public_key: public.bytes.to_vec().into() };
+        let keys = Keys { store: "test".to_owned(), keys: vec![key] };
+        let nodes = Nodes { nodes: self.nodes.lock().clone() };
+        for update in [update::Update::Keys(keys), update::Update::Nodes(nodes)] {
+            answers.send(Ok(Update { update: Some(update) })).await.unwrap();
+        }
+        let mut updates = self.updates.subscribe();
+        let leases = Arc::clone(&self.leases);
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    update = updates.recv() => {
+                        let Ok(update) = update else { return };
+                        if answers.send(Ok(update)).await.is_err() {
+                            return;
+                        }
+                    }
+                    report = reports.message() => match report {
+                        Ok(Some(Report { report: Some(report::Report::Leases(delta)) })) => {
+                            let mut leases = leases.lock();
+                            leases.extend(delta.begun.into_iter().map(|lease| (true, lease)));
+                            leases.extend(delta.ended.into_iter().map(|lease| (false, lease)));
+                        }
+                        Ok(Some(_)) => {}
+                        _ => return,
+                    },
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+}
+
+/// An origin as control tells of it.
+pub fn origin_node(id: &str, address: SocketAddr) -> Node {
+    Node {
+        id: id.to_owned(),
+        role: Role::Origin.into(),
+        grpc: format!("http://{address}"),
+        http: String::new(),
+        draining: false,
+    }
+}
