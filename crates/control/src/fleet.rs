@@ -411,6 +411,11 @@ impl Fleet {
         member.lost.then(|| now.saturating_duration_since(member.heard))
     }
 
+    /// Whether a node is marked to take no arrivals, lost or not.
+    pub fn is_draining(&self, id: &NodeId) -> bool {
+        self.members.get(id).is_some_and(|member| member.draining)
+    }
+
     /// One node.
     pub fn node(&self, id: &NodeId) -> Option<Node> {
         self.members.get(id).map(shown)

@@ -1,9 +1,212 @@
-//! Control.
+//! Control: who may publish and watch, who sits where, which node serves whom.
+//!
+//! ```text
+//! people ── HTTP and JSON ──> http ──┐                    ┌── store (redb)
+//!                                    ├──> panel ──────────┼── broadcasts, users, keys, seats
+//! nodes ── gRPC ──> attach ──────────┘     ↑              └── fleet ── audience
+//!                                        upkeep
+//! ```
+//!
+//! Media never passes here: while control is away, what runs goes on. Pure
+//! machines stand in files of their own: [`admission`] (seats), [`placement`]
+//! (nearest node), [`fleet`] and [`audience`] (nodes, leases, counts),
+//! [`record`] (the life of a broadcast). [`store`] is the interface behind
+//! which a replicated engine can take the embedded file's place.
+
 pub mod admission;
+mod attach;
 pub mod audience;
 pub mod broadcasts;
+mod config;
 pub mod fleet;
+mod http;
+mod keys;
+mod links;
+mod metrics;
+mod panel;
 pub mod placement;
 pub mod record;
+mod revocations;
 pub mod seats;
 pub mod store;
+mod upkeep;
+mod users;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
+use spyglass_api::MAX_MESSAGE;
+use spyglass_api::auth::{ClusterKey, Require};
+use spyglass_api::control::control_server::ControlServer;
+use spyglass_daemon::admin::Admin;
+use spyglass_daemon::http::{is_loopback, public_url};
+use spyglass_daemon::state::StateDir;
+use spyglass_daemon::{Secret, Shutdown, cluster_key, grpc, listen, panics, random};
+use tokio::net::TcpListener;
+use tonic::service::interceptor::InterceptedService;
+use tracing::{info, warn};
+
+pub use crate::config::{Config, Invalid};
+use crate::panel::Panel;
+use crate::store::Store;
+use crate::store::embedded::{Embedded, OpenError};
+
+/// The longest that connections may take to close when control stops.
+const DRAIN: Duration = Duration::from_secs(3);
+
+/// The file of the operator's key.
+const OPERATOR_KEY: &str = "operator-key";
+
+/// Why control does not start or stops.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A setting makes no sense.
+    #[error(transparent)]
+    Config(#[from] Invalid),
+    /// A listener could not be opened.
+    #[error(transparent)]
+    Listen(#[from] listen::Error),
+    /// No usable cluster key.
+    #[error(transparent)]
+    ClusterKey(#[from] spyglass_daemon::ClusterKeyError),
+    /// The state directory is not usable.
+    #[error("state directory {path}: {source}; give --state a directory this user may write")]
+    State {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said. Part of the text already.
+        source: std::io::Error,
+    },
+    /// The store's file is not usable.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The store cannot be read.
+    #[error("the store: {0}")]
+    Store(#[from] store::Error),
+    /// The gRPC server failed.
+    #[error("gRPC: {0}")]
+    Grpc(#[from] tonic::transport::Error),
+}
+
+/// Where a loaded control can be reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// The API and the pages.
+    pub http: String,
+    /// For origins and edges.
+    pub grpc: String,
+    /// What operators show: a secret.
+    pub operator_key: String,
+    /// Where this process answers for its health.
+    pub health: SocketAddr,
+}
+
+/// A control with its listeners open and its state read.
+pub struct Control {
+    panel: Arc<Panel>,
+    addresses: Addresses,
+    key: ClusterKey,
+    http: TcpListener,
+    grpc: TcpListener,
+    separate_admin: Option<TcpListener>,
+}
+
+impl Control {
+    /// Reads the state and opens every listener.
+    ///
+    /// # Errors
+    /// When a setting makes no sense, the state cannot be used or an address
+    /// cannot be listened on; the text says what to do.
+    pub async fn load(config: Config) -> Result<Self, Error> {
+        config.check()?;
+        let key = cluster_key(&config.cluster_key, &config.cluster_key_file)?;
+        let failed = |source| Error::State { path: config.state.clone(), source };
+        let state = StateDir::open(&config.state).map_err(failed)?;
+        let operator_key = operator_key(&config, &state).map_err(failed)?;
+        let store: Arc<dyn Store> = Arc::new(Embedded::open(&state.path().join("control.redb"))?);
+        let http = listen::tcp("--http", config.http).await?;
+        let grpc = listen::tcp("--grpc", config.grpc).await?;
+        let separate_admin = match config.admin {
+            Some(address) => Some(listen::tcp("--admin", address).await?),
+            None => None,
+        };
+        let health = separate_admin.as_ref().unwrap_or(&http).local_addr().map_err(failed)?;
+        let addresses = Addresses {
+            http: public_url(config.public_http.as_deref(), "http", &http, ""),
+            grpc: public_url(None, "http", &grpc, ""),
+            operator_key: operator_key.expose().to_owned(),
+            health,
+        };
+        let admin = Admin::new();
+        panics::install(&admin);
+        let public_http = addresses.http.clone();
+        let panel = Panel::load(config, &operator_key, public_http, store, admin).await?;
+        Ok(Self { panel: Arc::new(panel), addresses, key, http, grpc, separate_admin })
+    }
+
+    /// Where it can be reached.
+    pub fn addresses(&self) -> Addresses {
+        self.addresses.clone()
+    }
+
+    /// Serves until `shutdown`, then lets requests under way finish.
+    ///
+    /// # Errors
+    /// When the gRPC server fails.
+    pub async fn run(self, shutdown: Shutdown) -> Result<(), Error> {
+        let panel = self.panel;
+        let upkeep = tokio::spawn(upkeep::run(Arc::clone(&panel), shutdown.clone()));
+        let lists = tokio::spawn(upkeep::tell_nodes(Arc::clone(&panel), shutdown.clone()));
+        let own_admin = self.separate_admin.is_none();
+        let with_metrics = own_admin && is_loopback(&self.http);
+        if let Some(listener) = self.separate_admin {
+            tokio::spawn(panel.admin.clone().serve(listener, true, shutdown.clone()));
+        }
+        let service = attach::Service::new(Arc::clone(&panel), shutdown.clone());
+        let service = ControlServer::new(service)
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE);
+        let nodes = grpc::server()
+            .add_service(InterceptedService::new(service, Require(self.key)))
+            .serve_with_incoming_shutdown(grpc::incoming(self.grpc), shutdown.requested());
+        let people = http::serve(Arc::clone(&panel), self.http, with_metrics, shutdown.clone());
+        panel.admin.ready().set("starting", true);
+        info!(http = self.addresses.http, grpc = self.addresses.grpc, "control is ready");
+        let stopped = async {
+            shutdown.requested().await;
+            panel.links.close_all();
+            tokio::time::sleep(DRAIN).await;
+        };
+        let result = tokio::select! {
+            (result, ()) = async { tokio::join!(nodes, people) } => result,
+            () = stopped => Ok(()),
+        };
+        shutdown.trigger();
+        for task in [upkeep, lists] {
+            if let Err(error) = task.await {
+                warn!(%error, "a task of control failed");
+            }
+        }
+        result.map_err(Error::Grpc)
+    }
+}
+
+/// The key from the configuration, else from the state, where it is made.
+fn operator_key(config: &Config, state: &StateDir) -> std::io::Result<Secret> {
+    if let Some(key) = &config.operator_key {
+        return Ok(key.clone());
+    }
+    if let Some(bytes) = state.read(OPERATOR_KEY)? {
+        let text = String::from_utf8_lossy(&bytes).trim().to_owned();
+        if !text.is_empty() {
+            return Ok(Secret::new(text));
+        }
+    }
+    let key = BASE64.encode(random::<32>());
+    state.write(OPERATOR_KEY, format!("{key}\n").as_bytes())?;
+    Ok(Secret::new(key))
+}

@@ -1,0 +1,360 @@
+//! The gRPC side: nodes report, and are told what they must know.
+//!
+//! One task reads each node's reports in their order and applies them; what it
+//! is told waits in [`crate::links`]. Both ends are over when the node opens
+//! another stream.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
+use spyglass_api::control::control_server::Control;
+use spyglass_api::control::report::Report as Kind;
+use spyglass_api::control::{self, Register, Report, Update, update};
+use spyglass_api::convert::{self, Invalid};
+use spyglass_daemon::{Shutdown, now_utc};
+use spyglass_media::{BroadcastId, Location, NodeId, UtcTime, ViewerId};
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::{debug, info, warn};
+
+use crate::admission::Seat;
+use crate::audience::Lease;
+use crate::fleet::{Load, Registration, Role, SILENCE};
+use crate::panel::{Panel, expect};
+use crate::record::{EndedBy, Memo, Phase, Record, Report as Said};
+use crate::store;
+
+/// Time for the first report.
+const FIRST: Duration = Duration::from_secs(5);
+
+/// Broadcasts of one Register that are written at once.
+const AT_ONCE: usize = 64;
+
+/// Longest URL or version that a node may name.
+const MAX_TEXT: usize = 512;
+
+/// Longest memo that is taken back.
+const MAX_MEMO: usize = 64 * 1024;
+
+/// Answers `spyglass.control.v1`.
+#[derive(Clone)]
+pub struct Service {
+    panel: Arc<Panel>,
+    sessions: Arc<AtomicU64>,
+    shutdown: Shutdown,
+}
+
+/// One node's stream.
+struct Session {
+    panel: Arc<Panel>,
+    node: NodeId,
+    number: u64,
+}
+
+impl Service {
+    /// For this panel; streams end with `shutdown`.
+    pub fn new(panel: Arc<Panel>, shutdown: Shutdown) -> Self {
+        Self { panel, sessions: Arc::new(AtomicU64::new(1)), shutdown }
+    }
+}
+
+#[tonic::async_trait]
+impl Control for Service {
+    type AttachStream = Pin<Box<dyn Stream<Item = Result<Update, Status>> + Send>>;
+
+    async fn attach(
+        &self,
+        request: Request<Streaming<Report>>,
+    ) -> Result<Response<Self::AttachStream>, Status> {
+        let mut reports = request.into_inner();
+        let first = tokio::time::timeout(FIRST, reports.message()).await;
+        let first = first.map_err(|_| Status::deadline_exceeded("no report within 5 s"))??;
+        let Some(Kind::Register(register)) = first.and_then(|first| first.report) else {
+            return Err(Status::failed_precondition("the first report must be Register"));
+        };
+        let node = convert::node(&register.node)?;
+        let registration = registration(&register)?;
+        let role = registration.role;
+        let panel = &self.panel;
+        let adopted = panel.keys.adopt(&register.keys, now_utc()).await;
+        if adopted.map_err(unavailable)? {
+            panel.settle();
+            panel.links.send_all(&update::Update::Keys(panel.keys.update()));
+        }
+        let number = self.sessions.fetch_add(1, Ordering::Relaxed);
+        // The queue first: what happens from here on is told, even if twice.
+        let opened = panel.links.open(&node, number);
+        let registered = panel.fleet().on_register(&node, number, registration, Instant::now());
+        let Ok(registered) = registered else {
+            panel.links.close(&node, number);
+            return Err(Status::resource_exhausted("too many nodes: raise max_nodes of control"));
+        };
+        info!(%node, role = role.as_str(), restarted = registered.restarted, "node attached");
+        panel.nodes_changed.notify_one();
+        let session = Session { panel: Arc::clone(panel), node, number };
+        let initial = session.initial(role);
+        let (shutdown, over) = (self.shutdown.clone(), opened.over);
+        tokio::spawn(async move {
+            let reading = async {
+                session.registered(role, register.broadcasts, registered).await;
+                session.read(reports).await;
+            };
+            tokio::select! {
+                () = reading => {}
+                () = over.cancelled() => debug!(node = %session.node, "stream replaced"),
+                () = shutdown.requested() => {}
+            }
+            session.panel.links.close(&session.node, session.number);
+        });
+        let updates = tokio_stream::iter(initial)
+            .map(|update| Update { update: Some(update) })
+            .chain(ReceiverStream::new(opened.updates));
+        Ok(Response::new(Box::pin(updates.map(Ok))))
+    }
+}
+
+fn unavailable(error: store::Error) -> Status {
+    Status::unavailable(format!("control's store: {error}"))
+}
+
+impl Session {
+    /// What a node must know at once.
+    fn initial(&self, role: Role) -> Vec<update::Update> {
+        let panel = &self.panel;
+        let mut updates = vec![update::Update::Keys(panel.keys.update())];
+        if !panel.is_settling() {
+            updates.push(update::Update::Nodes(panel.node_list()));
+        }
+        let draining = panel.fleet().is_draining(&self.node);
+        updates.push(update::Update::Drain(control::Drain { draining }));
+        updates.extend(panel.revocations.updates().into_iter().map(update::Update::Revocation));
+        if role == Role::Origin {
+            let running = panel.broadcasts.running_on(&self.node);
+            updates.extend(running.iter().map(|record| update::Update::Expect(expect(record))));
+        }
+        updates
+    }
+
+    /// Compares what an origin has with what control remembers.
+    async fn registered(
+        &self,
+        role: Role,
+        records: Vec<control::BroadcastRecord>,
+        registered: crate::fleet::Registered,
+    ) {
+        if registered.changed
+            && let Err(error) = self.panel.keep_node(&self.node).await
+        {
+            self.panel.store_failed("a node cannot be kept", &error);
+        }
+        if role != Role::Origin {
+            return;
+        }
+        let known: std::collections::HashSet<String> =
+            records.iter().map(|record| record.broadcast.clone()).collect();
+        futures_util::stream::iter(records)
+            .for_each_concurrent(AT_ONCE, |record| self.on_record(record))
+            .await;
+        if registered.restarted {
+            let forgotten = self.panel.broadcasts.running_on(&self.node);
+            for record in forgotten.iter().filter(|record| !known.contains(record.id.as_str())) {
+                let now = now_utc();
+                let forget = |record: &mut Record| record.on_origin_forgot(now);
+                if let Err(error) = self.panel.broadcasts.change(record.id, forget).await {
+                    self.panel.store_failed("a broadcast cannot be written", &error);
+                }
+            }
+        }
+    }
+
+    async fn on_record(&self, found: control::BroadcastRecord) {
+        let Ok(id) = convert::broadcast(&found.broadcast) else { return };
+        let Some(phase) = phase(found.phase()) else { return };
+        let at = if phase == Phase::Ended { found.ended_at_ms } else { found.started_at_ms };
+        let said = Said { phase, at: UtcTime::from_millis(at), epoch: found.epoch };
+        if self.panel.broadcasts.get(id).is_none() {
+            self.rebuild(id, &found).await;
+        }
+        self.on_event(id, said).await;
+    }
+
+    /// A broadcast that control does not know (any more).
+    async fn rebuild(&self, id: BroadcastId, found: &control::BroadcastRecord) {
+        let readable = (found.memo.len() <= MAX_MEMO).then_some(&found.memo);
+        let memo = readable.and_then(|memo| serde_json::from_slice::<Memo>(memo).ok());
+        let mut memo = memo.unwrap_or_default();
+        if found.private {
+            memo.private_to.get_or_insert_default();
+        }
+        if memo.created_at_ms == 0 {
+            memo.created_at_ms =
+                if found.started_at_ms > 0 { found.started_at_ms } else { now_utc().millis() };
+        }
+        if memo.resume_ms == 0 {
+            memo.resume_ms = self.panel.config.resume_seconds.saturating_mul(1000);
+        }
+        if memo.chunk_ms == 0 {
+            memo.chunk_ms =
+                crate::config::chunk_ms(self.panel.config.chunk_seconds).unwrap_or(3000);
+        }
+        let rtmp = self.panel.registration(&self.node).map(|node| node.rtmp).unwrap_or_default();
+        let mut record = Record::new(id, self.node.clone(), rtmp, memo);
+        record.started_at_ms = (found.started_at_ms > 0).then_some(found.started_at_ms);
+        match self.panel.broadcasts.create(record).await {
+            Ok(_) => info!(broadcast = %id, node = %self.node, "broadcast learned from its origin"),
+            Err(error) => warn!(broadcast = %id, %error, "a broadcast cannot be taken back"),
+        }
+    }
+
+    /// Follows the origin, unless the broadcast is another's or over.
+    async fn on_event(&self, id: BroadcastId, said: Said) {
+        let Some(held) = self.panel.broadcasts.get(id).filter(|held| held.origin == self.node)
+        else {
+            debug!(broadcast = %id, node = %self.node, "event of a broadcast that is not there");
+            return;
+        };
+        let now = now_utc();
+        let changed = self.panel.broadcasts.change(id, |record| record.on_report(said, now)).await;
+        match changed {
+            Ok(Some((record, true))) => {
+                if record.phase != held.phase {
+                    info!(broadcast = %id, state = record.phase.as_str(), "broadcast");
+                }
+                if record.is_ended() {
+                    self.panel.seats.end(id);
+                }
+            }
+            Ok(Some((record, false))) => {
+                // Ended by request while the origin was away.
+                let goes_on = said.phase != Phase::Ended;
+                if goes_on && record.ended_by == Some(EndedBy::Request) {
+                    let end = control::End { broadcast: id.to_string() };
+                    self.panel.links.send(&self.node, update::Update::End(end));
+                }
+            }
+            Ok(None) => {}
+            Err(error) => self.panel.store_failed("a broadcast cannot be written", &error),
+        }
+    }
+
+    async fn read(&self, mut reports: Streaming<Report>) {
+        loop {
+            // A node that is silent is lost long before this.
+            let next = tokio::time::timeout(SILENCE * 4, reports.message()).await;
+            let report = match next {
+                Ok(Ok(Some(report))) => report,
+                Ok(Ok(None)) => return info!(node = %self.node, "node detached"),
+                Ok(Err(status)) => {
+                    return info!(node = %self.node, reason = status.message(), "node detached");
+                }
+                Err(_) => return warn!(node = %self.node, "node silent, stream closed"),
+            };
+            // A report of a later release: nothing to do.
+            let Some(report) = report.report else { continue };
+            if let Err(invalid) = self.on_report(report).await {
+                warn!(node = %self.node, %invalid, "a report makes no sense and is ignored");
+            }
+        }
+    }
+
+    async fn on_report(&self, report: Kind) -> Result<(), Invalid> {
+        let (panel, node, number) = (&self.panel, &self.node, self.number);
+        match report {
+            Kind::Register(_) => {
+                Err(Invalid { field: "register", reason: "it comes once, and first" })
+            }
+            Kind::Heartbeat(heartbeat) => {
+                let load = heartbeat.load.map(load).unwrap_or_default();
+                if panel.fleet().on_heartbeat(node, number, load, Instant::now()) {
+                    info!(%node, "node is back");
+                    panel.nodes_changed.notify_one();
+                }
+                Ok(())
+            }
+            Kind::Event(event) => {
+                let id = convert::broadcast(&event.broadcast)?;
+                let unknown = Invalid { field: "phase", reason: "not one of this release" };
+                let phase = phase(event.phase()).ok_or(unknown)?;
+                let at = UtcTime::from_millis(event.at_ms);
+                self.on_event(id, Said { phase, at, epoch: event.epoch }).await;
+                Ok(())
+            }
+            Kind::Leases(delta) => {
+                let begun = delta.begun.iter().map(lease).collect::<Result<_, _>>()?;
+                let ended = delta.ended.iter().map(name).collect::<Result<Vec<_>, _>>()?;
+                let changes = panel.fleet().on_leases(node, number, begun, &ended);
+                panel.on_seats(changes).await;
+                Ok(())
+            }
+            Kind::Digest(page) => {
+                let leases = page.leases.iter().map(lease).collect::<Result<_, _>>()?;
+                let changes = panel.fleet().on_digest(node, number, leases, page.first, page.last);
+                panel.on_seats(changes).await;
+                Ok(())
+            }
+        }
+    }
+}
+
+fn name(lease: &control::Lease) -> Result<(BroadcastId, ViewerId), Invalid> {
+    Ok((convert::broadcast(&lease.broadcast)?, convert::viewer(&lease.viewer)?))
+}
+
+fn lease(lease: &control::Lease) -> Result<Lease, Invalid> {
+    let (broadcast, viewer) = name(lease)?;
+    let seat = Seat { number: lease.seat, generation: lease.generation };
+    Ok(Lease {
+        broadcast,
+        viewer,
+        seat: (lease.seat > 0).then_some(seat),
+        since: UtcTime::from_millis(lease.since_ms),
+    })
+}
+
+fn load(load: control::Load) -> Load {
+    Load {
+        viewers: load.viewers,
+        broadcasts: load.broadcasts,
+        egress_bps: load.egress_bps,
+        cpu: if load.cpu.is_finite() { load.cpu.max(0.0) } else { 0.0 },
+        capacity: load.viewer_capacity,
+    }
+}
+
+const fn phase(phase: control::Phase) -> Option<Phase> {
+    match phase {
+        control::Phase::Unspecified => None,
+        control::Phase::Created => Some(Phase::Created),
+        control::Phase::Live => Some(Phase::Live),
+        control::Phase::Interrupted => Some(Phase::Interrupted),
+        control::Phase::Ended => Some(Phase::Ended),
+    }
+}
+
+fn registration(register: &Register) -> Result<Registration, Invalid> {
+    let role = match register.role() {
+        control::Role::Origin => Role::Origin,
+        control::Role::Edge => Role::Edge,
+        control::Role::Unspecified => {
+            return Err(Invalid { field: "role", reason: "neither origin nor edge" });
+        }
+    };
+    let text = |field, text: &String| {
+        let fits = text.len() <= MAX_TEXT && !text.chars().any(char::is_control);
+        if fits { Ok(text.clone()) } else { Err(Invalid { field, reason: "too long" }) }
+    };
+    let url = |field, url: &String| Ok(text(field, url)?.trim_end_matches('/').to_owned());
+    Ok(Registration {
+        role,
+        version: text("version", &register.version)?,
+        http: url("public_http", &register.public_http)?,
+        rtmp: url("public_rtmp", &register.public_rtmp)?,
+        grpc: url("public_grpc", &register.public_grpc)?,
+        location: register.location.map(Location::try_from).transpose()?,
+        incarnation: register.incarnation,
+    })
+}

@@ -1,0 +1,200 @@
+//! What an operator can set on control, with its defaults.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use spyglass_daemon::{Secret, log};
+use spyglass_media::NodeId;
+
+use crate::admission::Limits;
+
+/// Seats of one broadcast at most: its record is one value in the store.
+const MAX_SEATS: u32 = 5_000;
+
+/// Keys are the flags' names with `_`; every one may be left out.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The node's name; default `control-` and the host name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<NodeId>,
+    /// The API, the pages, health and, on loopback, metrics.
+    pub http: SocketAddr,
+    /// gRPC for origins and edges.
+    pub grpc: SocketAddr,
+    /// Shared secret of the services' gRPC.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster_key: Option<Secret>,
+    /// A file that holds the cluster key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster_key_file: Option<PathBuf>,
+    /// What stands in watch URLs instead of the HTTP listener's address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub public_http: Option<String>,
+    /// Metrics and health on an address of their own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admin: Option<SocketAddr>,
+    /// Users, broadcasts, seats, keys.
+    pub state: PathBuf,
+    /// What operators show; made and kept in the state when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub operator_key: Option<Secret>,
+    /// A store that several controls share; absent: embedded in the state.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub store: Option<String>,
+    /// `text` or `json`; default text on a terminal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_format: Option<log::Format>,
+    /// Push viewers of each broadcast; those who come later get HLS.
+    pub push_viewers: u32,
+    /// Seats whose viewers may comment.
+    pub commenters: u32,
+    /// Length of a chunk where the broadcast does not say, 1 to 10.
+    pub chunk_seconds: f64,
+    /// How long an interrupted broadcast may come back.
+    pub resume_seconds: u32,
+    /// How long a stream key can be used to begin publishing.
+    pub publish_token_seconds: u32,
+    /// How long a viewer's token can be used.
+    pub watch_token_seconds: u32,
+    /// How long a seat waits for its viewer to connect.
+    pub seat_reservation_seconds: u32,
+    /// How long a seat waits for a viewer whose connection is gone.
+    pub seat_grace_seconds: u32,
+    /// How long an ended broadcast is remembered.
+    pub ended_hours: u32,
+    /// Broadcasts remembered at once, ended ones included.
+    pub max_broadcasts: usize,
+    /// Origins and edges.
+    pub max_nodes: usize,
+    /// Viewers counted at once, on all nodes together.
+    pub max_viewers: usize,
+    /// Kicked viewers whose tokens have not yet expired.
+    pub max_revocations: usize,
+    /// HTTP connections at once.
+    pub max_connections: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        Self {
+            id: None,
+            http: loopback(8080),
+            grpc: loopback(9080),
+            cluster_key: None,
+            cluster_key_file: None,
+            public_http: None,
+            admin: None,
+            state: PathBuf::from("spyglass-data/control"),
+            operator_key: None,
+            store: None,
+            log_format: None,
+            push_viewers: 100,
+            commenters: 100,
+            chunk_seconds: 3.0,
+            resume_seconds: 30,
+            publish_token_seconds: 24 * 3600,
+            watch_token_seconds: 12 * 3600,
+            seat_reservation_seconds: 30,
+            seat_grace_seconds: 5,
+            ended_hours: 24,
+            max_broadcasts: 50_000,
+            max_nodes: 1_024,
+            max_viewers: 1_000_000,
+            max_revocations: 50_000,
+            max_connections: 10_000,
+        }
+    }
+}
+
+/// A setting that makes no sense.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: {advice}")]
+pub struct Invalid {
+    /// The key in the file; the flag is the same with `--` and `-`.
+    pub key: &'static str,
+    /// What it may be.
+    pub advice: &'static str,
+}
+
+impl Config {
+    /// Refuses what the types alone let pass.
+    ///
+    /// # Errors
+    /// The first setting that makes no sense.
+    pub fn check(&self) -> Result<(), Invalid> {
+        let rule = |ok: bool, key, advice| if ok { Ok(()) } else { Err(Invalid { key, advice }) };
+        let year = 1..=366 * 24 * 3600;
+        rule(chunk_ms(self.chunk_seconds).is_some(), "chunk_seconds", CHUNK_ADVICE)?;
+        rule(self.push_viewers <= MAX_SEATS, "push_viewers", "give at most 5000")?;
+        rule(self.commenters <= MAX_SEATS, "commenters", "give at most 5000")?;
+        rule((1..=86_400).contains(&self.resume_seconds), "resume_seconds", "give 1 to 86400")?;
+        for (key, seconds) in [
+            ("publish_token_seconds", self.publish_token_seconds),
+            ("watch_token_seconds", self.watch_token_seconds),
+        ] {
+            rule(year.contains(&seconds), key, "give 1 second to a year")?;
+        }
+        let embedded = "this release has only the embedded store: leave it out";
+        rule(self.store.is_none(), "store", embedded)?;
+        let key = self.operator_key.as_ref().map(Secret::expose);
+        let fits = |key: &str| key.len() >= 8 && key.bytes().all(|byte| byte.is_ascii_graphic());
+        let advice = "use at least 8 visible ASCII characters without spaces";
+        rule(key.is_none_or(fits), "operator_key", advice)
+    }
+
+    /// For admission.
+    pub fn seat_limits(&self) -> Limits {
+        Limits {
+            seats: self.push_viewers.max(self.commenters),
+            reservation: Duration::from_secs(self.seat_reservation_seconds.into()),
+            grace: Duration::from_secs(self.seat_grace_seconds.into()),
+        }
+    }
+
+    /// How long a broadcast waits for its first frame before it is given up.
+    pub fn unused(&self) -> Duration {
+        Duration::from_secs(self.publish_token_seconds.max(3600).into())
+    }
+}
+
+/// What is said of a chunk length that [`chunk_ms`] refuses.
+pub const CHUNK_ADVICE: &str = "give a number of seconds from 1 to 10";
+
+/// A chunk length in milliseconds, when it is from 1 to 10 seconds.
+pub fn chunk_ms(seconds: f64) -> Option<u32> {
+    (1.0..=10.0).contains(&seconds).then(|| (seconds * 1000.0).round() as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_makes_no_sense_is_named() {
+        assert_eq!(Config::default().check(), Ok(()));
+        let refused = |change: fn(&mut Config)| {
+            let mut config = Config::default();
+            change(&mut config);
+            config.check().unwrap_err().key
+        };
+        assert_eq!(refused(|config| config.chunk_seconds = 0.9), "chunk_seconds");
+        assert_eq!(refused(|config| config.chunk_seconds = f64::NAN), "chunk_seconds");
+        assert_eq!(refused(|config| config.push_viewers = 5_001), "push_viewers");
+        assert_eq!(refused(|config| config.watch_token_seconds = 0), "watch_token_seconds");
+        assert_eq!(refused(|config| config.store = Some("nats://h".to_owned())), "store");
+        let short = |config: &mut Config| config.operator_key = Some(Secret::new("short"));
+        assert_eq!(refused(short), "operator_key");
+    }
+
+    #[test]
+    fn the_defaults_survive_the_file() {
+        let value = serde_json::to_value(Config::default()).unwrap();
+        let back: Config = serde_json::from_value(value.clone()).unwrap();
+        assert_eq!(serde_json::to_value(back).unwrap(), value);
+        assert_eq!(Config::default().seat_limits().seats, 100);
+    }
+}

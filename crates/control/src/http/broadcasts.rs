@@ -1,0 +1,182 @@
+//! `/v1/broadcasts` and the way from a bare id to the nearest edge.
+
+use axum::Json;
+use axum::extract::{RawQuery, State};
+use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, LOCATION};
+use http::{HeaderName, StatusCode};
+use serde_json::{Value, json};
+use spyglass_daemon::{now_utc, random};
+use spyglass_media::{BroadcastId, UtcTime};
+use spyglass_token::{Grant, PublishGrant};
+use std::time::Duration;
+
+use super::Shared;
+use super::caller::Broadcast;
+use super::fields::Fields;
+use super::problem::Problem;
+use crate::broadcasts::CreateError;
+use crate::config::{CHUNK_ADVICE, chunk_ms};
+use crate::fleet::Role;
+use crate::panel::{Caller, Panel};
+use crate::record::{EndedBy, Memo, Record};
+
+/// Longest title, in characters.
+const MAX_TITLE: usize = 200;
+
+/// Broadcasts in one answer, and when nothing is asked for.
+const MAX_SAMPLE: usize = 50;
+
+/// What the API says of a broadcast.
+fn shown(panel: &Panel, record: &Record) -> Value {
+    let viewers = panel.fleet().audience().counts(record.id);
+    let at = |ms: Option<i64>| ms.map(|ms| UtcTime::from_millis(ms).rfc3339());
+    json!({
+        "id": record.id,
+        "title": record.memo.title,
+        "user": record.memo.user,
+        "state": record.phase.as_str(),
+        "origin": record.origin,
+        "created_at": at(Some(record.memo.created_at_ms)),
+        "started_at": at(record.started_at_ms),
+        "ended_at": at(record.ended_at_ms),
+        "private": record.is_private(),
+        "chunk_seconds": f64::from(record.memo.chunk_ms) / 1000.0,
+        "viewers": {
+            "push": viewers.push,
+            "hls": viewers.hls,
+            "total": viewers.total(),
+            // Edges do not report viewers who did not join.
+            "anonymous_estimate": 0,
+        },
+    })
+}
+
+/// `POST /v1/broadcasts`
+pub async fn create(
+    State(panel): Shared,
+    caller: Caller,
+    mut fields: Fields,
+) -> Result<(StatusCode, [(HeaderName, String); 1], Json<Value>), Problem> {
+    let user = match &caller {
+        Caller::Operator => None,
+        Caller::User(user) => Some(*user),
+        Caller::Anyone => return Err(Problem::who_are_you()),
+        Caller::Viewer(_) => {
+            return Err(Problem::not_yours("a viewer's token watches; a user's makes broadcasts"));
+        }
+    };
+    let title = fields.text("title", MAX_TITLE)?;
+    let location = fields.location()?;
+    let private_to = fields.users("private_to")?;
+    let seconds = fields.number("chunk_seconds", CHUNK_ADVICE)?;
+    fields.finish("`title`, `location`, `private_to` and `chunk_seconds`")?;
+    let seconds = seconds.unwrap_or(panel.config.chunk_seconds);
+    let chunk_ms = chunk_ms(seconds)
+        .ok_or_else(|| Problem::bad(format!("field `chunk_seconds`: {CHUNK_ADVICE}")))?;
+
+    let now = now_utc();
+    let placed = panel.place(Role::Origin, location).into_iter().next();
+    let origin = placed.ok_or_else(|| {
+        Problem::unavailable("no origin takes broadcasts now: start one, or try again")
+            .retry_after(5)
+    })?;
+    panel.fleet().on_sent(&origin.id);
+    let rtmp = panel.registration(&origin.id).map(|node| node.rtmp).unwrap_or_default();
+    let memo = Memo {
+        title,
+        user,
+        private_to,
+        chunk_ms,
+        resume_ms: panel.config.resume_seconds.saturating_mul(1000),
+        location,
+        created_at_ms: now.millis(),
+    };
+    let record = Record::new(BroadcastId::from_random(random()), origin.id, rtmp, memo);
+    let token = publish_token(&panel, &record, now)?;
+    let record = panel.broadcasts.create(record).await.map_err(|error| match error {
+        CreateError::Full => Problem::unavailable("there are as many broadcasts as control takes"),
+        CreateError::Store(error) => error.into(),
+    })?;
+    panel.expect(&record);
+    tracing::info!(broadcast = %record.id, origin = %record.origin, "broadcast created");
+    let id = record.id;
+    let body = json!({
+        "id": id,
+        "state": record.phase.as_str(),
+        "origin": record.origin,
+        "publish": { "rtmp_url": record.rtmp, "stream_key": format!("{id}?token={token}") },
+        "watch_url": format!("{}/watch/{id}", panel.public_http),
+    });
+    Ok((StatusCode::CREATED, [(LOCATION, format!("/v1/broadcasts/{id}"))], Json(body)))
+}
+
+fn publish_token(panel: &Panel, record: &Record, now: UtcTime) -> Result<String, Problem> {
+    let grant = PublishGrant {
+        broadcast: record.id,
+        origin: record.origin.clone(),
+        private: record.is_private(),
+        chunk_ms: record.memo.chunk_ms,
+        resume_ms: record.memo.resume_ms,
+        issued: now,
+        expires: now + Duration::from_secs(panel.config.publish_token_seconds.into()),
+    };
+    panel.keys.sign(&Grant::Publish(grant)).map_err(|error| {
+        tracing::error!(%error, "cannot sign");
+        Problem::unavailable("control cannot sign tokens; its log says why")
+    })
+}
+
+/// `GET /v1/broadcasts?sample=50`
+pub async fn sample(
+    State(panel): Shared,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Value>, Problem> {
+    let mut count = MAX_SAMPLE;
+    for pair in query.as_deref().unwrap_or_default().split('&') {
+        if let Some(text) = pair.strip_prefix("sample=") {
+            let refused =
+                |_| Problem::bad("query `sample`: give how many broadcasts you want, 50 at most");
+            count = text.parse::<usize>().map_err(refused)?.min(MAX_SAMPLE);
+        }
+    }
+    let (records, live) = panel.broadcasts.sample(count, u64::from_le_bytes(random()));
+    let broadcasts: Vec<Value> = records.iter().map(|record| shown(&panel, record)).collect();
+    Ok(Json(json!({ "broadcasts": broadcasts, "live": live })))
+}
+
+/// `GET /v1/broadcasts/{id}`
+pub async fn show(
+    State(panel): Shared,
+    caller: Caller,
+    broadcast: Broadcast,
+) -> Result<Json<Value>, Problem> {
+    let record = broadcast.seen_by(&caller, &panel)?;
+    Ok(Json(shown(&panel, &record)))
+}
+
+/// `POST /v1/broadcasts/{id}/end`
+pub async fn end(
+    State(panel): Shared,
+    caller: Caller,
+    broadcast: Broadcast,
+) -> Result<Json<Value>, Problem> {
+    broadcast.owned_by(&caller, &panel)?;
+    let ended = panel.end(broadcast.0, EndedBy::Request).await?;
+    let record = ended.ok_or_else(Problem::no_such_broadcast)?;
+    Ok(Json(shown(&panel, &record)))
+}
+
+/// `GET /live/{id}/index.m3u8`
+pub async fn nearest(
+    State(panel): Shared,
+    broadcast: Broadcast,
+) -> Result<(StatusCode, [(HeaderName, String); 2]), Problem> {
+    let record = broadcast.seen_by(&Caller::Anyone, &panel)?;
+    let edge = panel.place(Role::Edge, None).into_iter().next();
+    let edge = edge.ok_or_else(|| Problem::unavailable("no edge takes viewers now; try again"))?;
+    panel.fleet().on_sent(&edge.id);
+    let base = panel.registration(&edge.id).map(|node| node.http).unwrap_or_default();
+    let url = format!("{base}/live/{}/index.m3u8", record.id);
+    let any = (ACCESS_CONTROL_ALLOW_ORIGIN, "*".to_owned());
+    Ok((StatusCode::TEMPORARY_REDIRECT, [(LOCATION, url), any]))
+}

@@ -1,0 +1,111 @@
+//! Who asks, and about what: read from the request's head, before anything is
+//! looked up.
+
+use std::str::FromStr;
+use std::sync::Arc;
+
+use axum::extract::{FromRequestParts, RawPathParams};
+use http::header::AUTHORIZATION;
+use http::request::Parts;
+use spyglass_media::{BroadcastId, NodeId, ViewerId};
+
+use super::problem::Problem;
+use crate::panel::{Caller, Panel};
+use crate::record::Record;
+
+/// Longest bearer secret that is looked at.
+const MAX_SECRET: usize = 512;
+
+impl FromRequestParts<Arc<Panel>> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, panel: &Arc<Panel>) -> Result<Self, Problem> {
+        let Some(header) = parts.headers.get(AUTHORIZATION) else { return Ok(Self::Anyone) };
+        let secret = header
+            .to_str()
+            .ok()
+            .and_then(|header| header.split_once(' '))
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+            .map(|(_, secret)| secret.trim())
+            .filter(|secret| secret.len() <= MAX_SECRET)
+            .ok_or_else(Problem::unknown_credentials)?;
+        panel.authenticate(secret).await?.ok_or_else(Problem::unknown_credentials)
+    }
+}
+
+async fn named<T: FromStr>(parts: &mut Parts, panel: &Arc<Panel>, name: &str) -> Option<T> {
+    let params = RawPathParams::from_request_parts(parts, panel).await.ok()?;
+    let (_, text) = params.iter().find(|(key, _)| *key == name)?;
+    text.parse().ok()
+}
+
+/// The broadcast in the path.
+pub struct Broadcast(pub BroadcastId);
+
+impl FromRequestParts<Arc<Panel>> for Broadcast {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, panel: &Arc<Panel>) -> Result<Self, Problem> {
+        named(parts, panel, "id").await.map(Self).ok_or_else(Problem::no_such_broadcast)
+    }
+}
+
+impl Broadcast {
+    /// Its record, when the caller may know of it.
+    pub fn seen_by(&self, caller: &Caller, panel: &Panel) -> Result<Arc<Record>, Problem> {
+        let record = panel.broadcasts.get(self.0);
+        record.filter(|record| caller.may_see(record)).ok_or_else(Problem::no_such_broadcast)
+    }
+
+    /// Its record, when the caller decides about it.
+    pub fn owned_by(&self, caller: &Caller, panel: &Panel) -> Result<Arc<Record>, Problem> {
+        let record = self.seen_by(caller, panel)?;
+        if caller.owns(&record) {
+            return Ok(record);
+        }
+        Err(match caller {
+            Caller::Anyone => Problem::who_are_you(),
+            _ => Problem::not_yours("only the broadcast's owner and the operator may do this"),
+        })
+    }
+}
+
+/// The viewer in the path.
+pub struct Viewer(pub ViewerId);
+
+impl FromRequestParts<Arc<Panel>> for Viewer {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, panel: &Arc<Panel>) -> Result<Self, Problem> {
+        let viewer = named(parts, panel, "viewer").await.map(Self);
+        viewer.ok_or_else(|| Problem::new(http::StatusCode::NOT_FOUND, "there is no such viewer"))
+    }
+}
+
+/// The node in the path.
+pub struct Node(pub NodeId);
+
+impl Node {
+    /// What is said of names that no node has.
+    pub fn unknown() -> Problem {
+        let detail = "there is no such node; GET /v1/nodes lists them";
+        Problem::new(http::StatusCode::NOT_FOUND, detail)
+    }
+}
+
+impl FromRequestParts<Arc<Panel>> for Node {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, panel: &Arc<Panel>) -> Result<Self, Problem> {
+        named(parts, panel, "id").await.map(Self).ok_or_else(Self::unknown)
+    }
+}
+
+/// Passes the operator only.
+pub fn operator(caller: &Caller) -> Result<(), Problem> {
+    match caller {
+        Caller::Operator => Ok(()),
+        Caller::Anyone => Err(Problem::who_are_you()),
+        _ => Err(Problem::not_yours("only the operator may do this")),
+    }
+}

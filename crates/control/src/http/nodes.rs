@@ -1,0 +1,96 @@
+//! `/v1/nodes` and `/v1/keys`
+
+use axum::Json;
+use axum::extract::State;
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use super::Shared;
+use super::caller::{self, operator};
+use super::problem::Problem;
+use crate::fleet::{Node, Role};
+use crate::panel::{Caller, Panel};
+
+/// `GET /v1/nodes`
+pub async fn list(State(panel): Shared, caller: Caller) -> Result<Json<Value>, Problem> {
+    operator(&caller)?;
+    let nodes: Vec<Value> = panel.fleet().nodes().map(|node| shown(&node)).collect();
+    Ok(Json(json!({ "nodes": nodes })))
+}
+
+fn shown(node: &Node) -> Value {
+    let registration = &node.registration;
+    let address = match registration.role {
+        Role::Origin => &registration.rtmp,
+        Role::Edge => &registration.http,
+    };
+    let given = |url: &String| (!url.is_empty()).then(|| url.clone());
+    json!({
+        "id": *node.id,
+        "role": registration.role.as_str(),
+        "state": node.state.as_str(),
+        "address": address,
+        "http": given(&registration.http),
+        "rtmp": given(&registration.rtmp),
+        "grpc": given(&registration.grpc),
+        "location": registration.location.map(|location| {
+            json!({ "lat": location.latitude(), "lon": location.longitude() })
+        }),
+        "load": {
+            "viewers": node.load.viewers,
+            "broadcasts": node.load.broadcasts,
+            "egress_bps": node.load.egress_bps,
+            "cpu": node.load.cpu,
+            "viewer_capacity": (node.load.capacity > 0).then_some(node.load.capacity),
+        },
+        "version": registration.version,
+    })
+}
+
+/// `POST /v1/nodes/{id}/drain`
+pub async fn drain(
+    State(panel): Shared,
+    caller: Caller,
+    node: caller::Node,
+) -> Result<(StatusCode, Json<Value>), Problem> {
+    mark(&panel, &caller, &node, true).await
+}
+
+/// `DELETE /v1/nodes/{id}/drain`: arrivals go there again.
+pub async fn undrain(
+    State(panel): Shared,
+    caller: Caller,
+    node: caller::Node,
+) -> Result<(StatusCode, Json<Value>), Problem> {
+    mark(&panel, &caller, &node, false).await
+}
+
+async fn mark(
+    panel: &Panel,
+    caller: &Caller,
+    node: &caller::Node,
+    draining: bool,
+) -> Result<(StatusCode, Json<Value>), Problem> {
+    operator(caller)?;
+    if !panel.drain(&node.0, draining).await? {
+        return Err(caller::Node::unknown());
+    }
+    let node = panel.fleet().node(&node.0).ok_or_else(caller::Node::unknown)?;
+    Ok((StatusCode::ACCEPTED, Json(shown(&node))))
+}
+
+/// `GET /v1/keys`
+pub async fn keys(State(panel): Shared) -> Json<Value> {
+    let keys: Vec<Value> = panel
+        .keys
+        .public()
+        .into_iter()
+        .map(|key| {
+            let public_key = BASE64.encode(key.bytes);
+            json!({ "id": key.id, "algorithm": "v4.public", "public_key": public_key })
+        })
+        .collect();
+    Json(json!({ "store": panel.keys.store_name(), "keys": keys }))
+}

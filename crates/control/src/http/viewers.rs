@@ -1,0 +1,193 @@
+//! `/v1/broadcasts/{id}/viewers`
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use http::StatusCode;
+use serde_json::{Map, Value, json};
+use spyglass_daemon::{now_utc, random};
+use spyglass_media::ViewerId;
+use spyglass_token::{Grant, WatchGrant};
+
+use super::Shared;
+use super::caller::{Broadcast, Viewer};
+use super::fields::Fields;
+use super::problem::Problem;
+use crate::fleet::Role;
+use crate::panel::{Caller, Panel};
+use crate::placement::Placed;
+use crate::record::Record;
+use crate::revocations;
+
+/// Edges named beside the nearest.
+const ALTERNATES: usize = 4;
+
+/// Viewers in one answer.
+const MAX_LISTED: usize = 10_000;
+
+/// `POST /v1/broadcasts/{id}/viewers`
+pub async fn join(
+    State(panel): Shared,
+    caller: Caller,
+    broadcast: Broadcast,
+    mut fields: Fields,
+) -> Result<Json<Value>, Problem> {
+    let from = fields.location()?;
+    fields.finish("`location`")?;
+    let record = broadcast.seen_by(&caller, &panel)?;
+    if record.is_ended() {
+        return Err(Problem::new(StatusCode::GONE, "this broadcast has ended"));
+    }
+    let edges = panel.place(Role::Edge, from);
+    if edges.is_empty() {
+        let detail = "no edge takes viewers now: start one, or try again";
+        return Err(Problem::unavailable(detail));
+    }
+    let viewer = ViewerId::from_random(random());
+    let seat = panel.seats.join(record.id, viewer).await?;
+    let number = seat.map(|seat| seat.number);
+    let push = number.is_some_and(|number| number <= panel.config.push_viewers);
+    let comment = number.is_some_and(|number| number <= panel.config.commenters);
+    let now = now_utc();
+    let grant = WatchGrant {
+        broadcast: record.id,
+        viewer,
+        seat: number,
+        push,
+        comment,
+        generation: seat.map_or(0, |seat| seat.generation),
+        issued: now,
+        expires: now + Duration::from_secs(panel.config.watch_token_seconds.into()),
+    };
+    let token = panel.keys.sign(&Grant::Watch(grant)).map_err(|error| {
+        tracing::error!(%error, "cannot sign");
+        Problem::unavailable("control cannot sign tokens; its log says why")
+    })?;
+    let tier = if push { "push" } else { "hls" };
+    panel.metrics.joins.get_or_create(&[("tier", tier)]).inc();
+    Ok(Json(
+        Admission { panel: &panel, record: &record, token, edges }
+            .answer(viewer, tier, number, comment),
+    ))
+}
+
+/// What a viewer gets to know.
+struct Admission<'a> {
+    panel: &'a Panel,
+    record: &'a Record,
+    token: String,
+    /// At least one.
+    edges: Vec<Placed>,
+}
+
+impl Admission<'_> {
+    fn answer(&self, viewer: ViewerId, tier: &str, seat: Option<u32>, comment: bool) -> Value {
+        let mut urls = Map::new();
+        if tier == "push"
+            && let Some(url) = self.rtmp()
+        {
+            urls.insert("rtmp".to_owned(), url.into());
+        }
+        let mut edge = Value::Null;
+        if let Some(nearest) = self.edges.first() {
+            self.panel.fleet().on_sent(&nearest.id);
+            urls.insert("hls".to_owned(), self.hls(nearest).into());
+            edge = json!({ "id": nearest.id });
+            if let Some(km) = nearest.distance_km {
+                edge["distance_km"] = json!((km * 10.0).round() / 10.0);
+            }
+        }
+        let others = self.edges.iter().skip(1).take(ALTERNATES);
+        let alternates: Vec<Value> =
+            others.map(|edge| json!({ "id": edge.id, "hls": self.hls(edge) })).collect();
+        json!({
+            "viewer": viewer,
+            "tier": tier,
+            "seat": seat,
+            "can_comment": comment,
+            "token": self.token,
+            "urls": urls,
+            "edge": edge,
+            "alternates": alternates,
+        })
+    }
+
+    fn hls(&self, edge: &Placed) -> String {
+        let base = self.panel.registration(&edge.id).map(|node| node.http).unwrap_or_default();
+        format!("{base}/v/{}/{}/index.m3u8", self.token, self.record.id)
+    }
+
+    fn rtmp(&self) -> Option<String> {
+        let now = self.panel.registration(&self.record.origin).map(|node| node.rtmp);
+        let base = now.unwrap_or_else(|| self.record.rtmp.clone());
+        (!base.is_empty()).then(|| format!("{base}/{}?token={}", self.record.id, self.token))
+    }
+}
+
+/// `DELETE /v1/broadcasts/{id}/viewers/{viewer}`
+pub async fn leave(
+    State(panel): Shared,
+    caller: Caller,
+    broadcast: Broadcast,
+    viewer: Viewer,
+) -> Result<StatusCode, Problem> {
+    let record = broadcast.seen_by(&caller, &panel)?;
+    let own = matches!(&caller, Caller::Viewer(grant)
+        if grant.broadcast == record.id && grant.viewer == viewer.0);
+    if !own && !caller.owns(&record) {
+        return Err(match caller {
+            Caller::Anyone => Problem::who_are_you(),
+            _ => Problem::not_yours("only that viewer, the owner and the operator may do this"),
+        });
+    }
+    if !record.is_ended() {
+        panel.seats.leave(record.id, viewer.0).await;
+    }
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `POST /v1/broadcasts/{id}/viewers/{viewer}/kick`
+pub async fn kick(
+    State(panel): Shared,
+    caller: Caller,
+    broadcast: Broadcast,
+    viewer: Viewer,
+) -> Result<Json<Value>, Problem> {
+    let record = broadcast.owned_by(&caller, &panel)?;
+    panel.kick(record.id, viewer.0).await.map_err(|error| match error {
+        revocations::Error::Full => Problem::unavailable(
+            "too many viewers are kicked at once; raise max_revocations of control",
+        ),
+        revocations::Error::Store(error) => error.into(),
+    })?;
+    Ok(Json(json!({ "viewer": viewer.0, "kicked": true })))
+}
+
+/// `GET /v1/broadcasts/{id}/viewers`
+pub async fn list(
+    State(panel): Shared,
+    caller: Caller,
+    broadcast: Broadcast,
+) -> Result<Json<Value>, Problem> {
+    let record = broadcast.owned_by(&caller, &panel)?;
+    let mut watching = panel.fleet().audience().viewers(record.id, MAX_LISTED);
+    watching.sort_by_key(|watching| (watching.lease.since, watching.lease.viewer));
+    let viewers: Vec<Value> = watching
+        .iter()
+        .map(|watching| {
+            let seat = watching.lease.seat.map(|seat| seat.number);
+            let node = &*watching.node;
+            json!({
+                "viewer": watching.lease.viewer,
+                "tier": if seat.is_some() { "push" } else { "hls" },
+                "seat": seat,
+                "edge": seat.is_none().then_some(node),
+                "node": node,
+                "since": watching.lease.since.rfc3339(),
+            })
+        })
+        .collect();
+    let total = panel.fleet().audience().counts(record.id).total();
+    Ok(Json(json!({ "viewers": viewers, "total": total })))
+}

@@ -1,0 +1,134 @@
+//! What waits to be sent to each node.
+//!
+//! A bounded queue for each open stream. Whoever does not take what it is sent
+//! loses its stream, and gets everything anew when it comes back.
+
+use std::collections::HashMap;
+
+use parking_lot::Mutex;
+use spyglass_api::control::{Update, update};
+use spyglass_media::NodeId;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+/// Updates that may wait for one node.
+const WAITING: usize = 1_024;
+
+/// The streams that are open; the lock is held for a few lines.
+#[derive(Default)]
+pub struct Links(Mutex<HashMap<NodeId, Link>>);
+
+struct Link {
+    session: u64,
+    updates: mpsc::Sender<Update>,
+    /// Tells the task that reads the reports.
+    over: CancellationToken,
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.over.cancel();
+    }
+}
+
+/// The node's side of a link.
+pub struct Opened {
+    /// What it is to be sent; ends when the link is over.
+    pub updates: mpsc::Receiver<Update>,
+    /// The link is over.
+    pub over: CancellationToken,
+}
+
+impl Links {
+    /// A node opened a stream; one that it had before is over.
+    pub fn open(&self, node: &NodeId, session: u64) -> Opened {
+        let (updates, waiting) = mpsc::channel(WAITING);
+        let over = CancellationToken::new();
+        let link = Link { session, updates, over: over.clone() };
+        self.0.lock().insert(node.clone(), link);
+        Opened { updates: waiting, over }
+    }
+
+    /// A node's stream is over, unless it has opened another.
+    pub fn close(&self, node: &NodeId, session: u64) {
+        let mut links = self.0.lock();
+        if links.get(node).is_some_and(|link| link.session == session) {
+            links.remove(node);
+        }
+    }
+
+    /// Every stream is over.
+    pub fn close_all(&self) {
+        self.0.lock().clear();
+    }
+
+    /// For one node; nothing happens when it has no stream.
+    pub fn send(&self, node: &NodeId, update: update::Update) {
+        let mut links = self.0.lock();
+        let full = links.get(node).is_some_and(|link| !link.offer(update));
+        if full {
+            warn!(%node, "a node does not take what it is sent; its stream is closed");
+            links.remove(node);
+        }
+    }
+
+    /// For every node that has a stream.
+    pub fn send_all(&self, update: &update::Update) {
+        self.0.lock().retain(|node, link| {
+            let taken = link.offer(update.clone());
+            if !taken {
+                warn!(%node, "a node does not take what it is sent; its stream is closed");
+            }
+            taken
+        });
+    }
+}
+
+impl Link {
+    fn offer(&self, update: update::Update) -> bool {
+        self.updates.try_send(Update { update: Some(update) }).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use spyglass_api::control::Drain;
+
+    fn drain() -> update::Update {
+        update::Update::Drain(Drain { draining: true })
+    }
+
+    #[tokio::test]
+    async fn a_node_that_does_not_read_loses_its_stream() {
+        let links = Links::default();
+        let (slow, quick): (NodeId, NodeId) = ("slow".parse().unwrap(), "quick".parse().unwrap());
+        let mut opened = links.open(&slow, 1);
+        for _ in 0..WAITING {
+            links.send(&slow, drain());
+        }
+        let mut other = links.open(&quick, 2);
+        assert!(!opened.over.is_cancelled());
+        links.send_all(&drain());
+        assert!(opened.over.is_cancelled());
+        let mut got = 0;
+        while opened.updates.recv().await.is_some() {
+            got += 1;
+        }
+        assert_eq!(got, WAITING, "what waited is still sent");
+        assert!(other.updates.recv().await.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_second_stream_ends_the_first() {
+        let links = Links::default();
+        let node: NodeId = "edge-1".parse().unwrap();
+        let first = links.open(&node, 1);
+        let second = links.open(&node, 2);
+        links.close(&node, 1);
+        assert!(first.over.is_cancelled() && !second.over.is_cancelled());
+        links.close(&node, 2);
+        assert!(second.over.is_cancelled());
+    }
+}

@@ -1,0 +1,326 @@
+//! The control panel: all that a request, a report or the upkeep may touch.
+//!
+//! Parts that keep something own it ([`Broadcasts`], [`Seats`], [`Keys`]); this
+//! joins them where one event concerns several: a broadcast that ends frees its
+//! seats and is ended at its origin, a kick is stored and told to every node.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
+use serde::{Deserialize, Serialize};
+use spyglass_api::control::{self, update::Update};
+use spyglass_daemon::admin::Admin;
+use spyglass_daemon::{Secret, now_utc};
+use spyglass_media::{BroadcastId, Location, NodeId, UserId, ViewerId};
+use spyglass_token::WatchGrant;
+use tokio::sync::Notify;
+use tracing::{info, warn};
+
+use crate::broadcasts::Broadcasts;
+use crate::config::Config;
+use crate::fleet::{Fleet, Registration, Role, SeatChange, State};
+use crate::keys::Keys;
+use crate::links::Links;
+use crate::metrics::Metrics;
+use crate::placement::{Placed, rank};
+use crate::record::{EndedBy, Record};
+use crate::revocations::{self, Revocations};
+use crate::seats::Seats;
+use crate::store::{self, Store, list_all};
+use crate::users::{Users, hash};
+
+const NODES: &str = "nodes/";
+
+/// After its state was lost, control does not tell nodes of each other until
+/// those that try again every 5 s have had the time to register: a short list
+/// would make edges leave origins that are well.
+const SETTLE: Duration = Duration::from_secs(6);
+
+/// Who asks.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Caller {
+    /// No name given.
+    Anyone,
+    /// Holds the operator key.
+    Operator,
+    /// Holds a user's token.
+    User(UserId),
+    /// Holds a viewer's token.
+    Viewer(Box<WatchGrant>),
+}
+
+impl Caller {
+    /// The user, if it is one.
+    pub const fn user(&self) -> Option<UserId> {
+        match self {
+            Self::User(user) => Some(*user),
+            _ => None,
+        }
+    }
+
+    /// May know that the broadcast exists.
+    pub fn may_see(&self, record: &Record) -> bool {
+        match self {
+            Self::Operator => true,
+            Self::Viewer(grant) if grant.broadcast == record.id => true,
+            _ => record.is_visible_to(self.user()),
+        }
+    }
+
+    /// May decide about the broadcast.
+    pub fn owns(&self, record: &Record) -> bool {
+        match self {
+            Self::Operator => true,
+            Self::User(user) => record.memo.user == Some(*user),
+            _ => false,
+        }
+    }
+}
+
+/// What is kept of a node.
+#[derive(Serialize, Deserialize)]
+struct StoredNode {
+    #[serde(flatten)]
+    registration: Registration,
+    draining: bool,
+}
+
+/// See the module.
+pub struct Panel {
+    /// As checked.
+    pub config: Config,
+    /// What stands before paths in URLs for people.
+    pub public_http: String,
+    operator: [u8; 32],
+    store: Arc<dyn Store>,
+    /// Signing and verifying.
+    pub keys: Keys,
+    /// Registered users.
+    pub users: Users,
+    /// All broadcasts.
+    pub broadcasts: Broadcasts,
+    /// Their seats.
+    pub seats: Seats,
+    /// Kicked viewers.
+    pub revocations: Revocations,
+    fleet: Mutex<Fleet>,
+    /// Streams to the nodes.
+    pub links: Links,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// Health.
+    pub admin: Admin,
+    /// The list of nodes may differ from what they were told.
+    pub nodes_changed: Notify,
+    started: Instant,
+    settling: Mutex<bool>,
+}
+
+impl Panel {
+    /// Reads everything that the store remembers.
+    pub async fn load(
+        config: Config,
+        operator_key: &Secret,
+        public_http: String,
+        store: Arc<dyn Store>,
+        admin: Admin,
+    ) -> Result<Self, store::Error> {
+        let now = now_utc();
+        let metrics = Metrics::register(&mut admin.registry());
+        let mut fleet = Fleet::new(config.max_nodes, config.max_viewers);
+        for item in list_all(&*store, NODES).await? {
+            let id = item.key[NODES.len()..].parse::<NodeId>();
+            let stored = serde_json::from_slice::<StoredNode>(&item.entry.value);
+            if let (Ok(id), Ok(stored)) = (id, stored) {
+                fleet.restore(id, stored.registration, stored.draining, Instant::now());
+            }
+        }
+        Ok(Self {
+            operator: hash(operator_key.expose()),
+            keys: Keys::load(Arc::clone(&store), now).await?,
+            users: Users::new(Arc::clone(&store)),
+            broadcasts: Broadcasts::load(Arc::clone(&store), config.max_broadcasts).await?,
+            seats: Seats::new(Arc::clone(&store), config.seat_limits(), now),
+            revocations: Revocations::load(Arc::clone(&store), config.max_revocations).await?,
+            fleet: Mutex::new(fleet),
+            links: Links::default(),
+            nodes_changed: Notify::new(),
+            started: Instant::now(),
+            settling: Mutex::new(false),
+            config,
+            public_http,
+            store,
+            metrics,
+            admin,
+        })
+    }
+
+    /// All nodes and viewers; held for a few lines, never across an await.
+    pub fn fleet(&self) -> MutexGuard<'_, Fleet> {
+        self.fleet.lock()
+    }
+
+    /// Who holds this bearer secret; `None` when nobody does.
+    pub async fn authenticate(&self, secret: &str) -> Result<Option<Caller>, store::Error> {
+        if hash(secret) == self.operator {
+            return Ok(Some(Caller::Operator));
+        }
+        if let Ok(grant) = self.keys.set().verify_watch(secret, now_utc()) {
+            let refused = self.revocations.contains(grant.broadcast, grant.viewer);
+            return Ok((!refused).then(|| Caller::Viewer(Box::new(grant))));
+        }
+        Ok(self.users.authenticate(secret).await?.map(Caller::User))
+    }
+
+    /// Nodes of a role that take arrivals, best first. Where the viewer or
+    /// broadcaster stands comes with the request; a look-up of its address
+    /// would come in here.
+    pub fn place(&self, role: Role, from: Option<Location>) -> Vec<Placed> {
+        let candidates: Vec<_> = self.fleet().candidates(role).collect();
+        rank(from, candidates)
+    }
+
+    /// What a node told of itself.
+    pub fn registration(&self, id: &NodeId) -> Option<Registration> {
+        self.fleet().node(id).map(|node| node.registration)
+    }
+
+    /// Keeps what a node said, so that a restarted control knows it.
+    pub async fn keep_node(&self, id: &NodeId) -> Result<(), store::Error> {
+        let Some(node) = self.fleet().node(id) else { return Ok(()) };
+        let draining = self.fleet().is_draining(id);
+        let stored = StoredNode { registration: node.registration, draining };
+        let value = serde_json::to_vec(&stored)
+            .map_err(|_| store::Error::Unfit("a node that is no JSON"))?;
+        let key = format!("{NODES}{id}");
+        loop {
+            let value = Bytes::from(value.clone());
+            let written = match self.store.get(&key).await? {
+                Some(entry) if entry.value == value => return Ok(()),
+                Some(entry) => self.store.update(&key, value, entry.revision).await,
+                None => self.store.create(&key, value).await,
+            };
+            match written {
+                Ok(_) => return Ok(()),
+                Err(store::Error::Conflict | store::Error::Exists) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Forgets a node that is lost for long.
+    pub async fn drop_node(&self, id: &NodeId) -> Result<(), store::Error> {
+        self.store.delete(&format!("{NODES}{id}"), None).await
+    }
+
+    /// Sends new arrivals elsewhere, or here again; false when there is no such
+    /// node.
+    pub async fn drain(&self, id: &NodeId, draining: bool) -> Result<bool, store::Error> {
+        if !self.fleet().on_drain(id, draining) {
+            return Ok(false);
+        }
+        self.keep_node(id).await?;
+        self.links.send(id, Update::Drain(control::Drain { draining }));
+        self.nodes_changed.notify_one();
+        info!(node = %id, draining, "drain");
+        Ok(true)
+    }
+
+    /// Applies what a broadcast's seats must learn, in order.
+    pub async fn on_seats(&self, changes: Vec<SeatChange>) {
+        for change in changes {
+            let (SeatChange::Begun(id, _) | SeatChange::Ended(id, _) | SeatChange::Unknown(id, _)) =
+                change;
+            if self.broadcasts.get(id).is_some_and(|record| !record.is_ended()) {
+                self.seats.on_change(change).await;
+            }
+        }
+    }
+
+    /// Ends a broadcast; what stands now, or `None` when there is none.
+    pub async fn end(
+        &self,
+        id: BroadcastId,
+        by: EndedBy,
+    ) -> Result<Option<Arc<Record>>, store::Error> {
+        let now = now_utc();
+        let ended = self.broadcasts.change(id, |record| record.on_end(by, now)).await?;
+        let Some((record, changed)) = ended else { return Ok(None) };
+        if changed {
+            info!(broadcast = %id, ?by, "broadcast ended");
+            self.seats.end(id);
+            let end = control::End { broadcast: id.to_string() };
+            self.links.send(&record.origin, Update::End(end));
+        }
+        Ok(Some(record))
+    }
+
+    /// Refuses a viewer's tokens from now on and cuts it, wherever it is.
+    pub async fn kick(
+        &self,
+        broadcast: BroadcastId,
+        viewer: ViewerId,
+    ) -> Result<(), revocations::Error> {
+        let life = Duration::from_secs(self.config.watch_token_seconds.into());
+        let revocation = self.revocations.add(broadcast, viewer, now_utc() + life).await?;
+        self.links.send_all(&Update::Revocation(revocation));
+        self.seats.leave(broadcast, viewer).await;
+        info!(%broadcast, %viewer, "viewer kicked");
+        Ok(())
+    }
+
+    /// Tells an origin of a broadcast that was placed on it.
+    pub fn expect(&self, record: &Record) {
+        self.links.send(&record.origin, Update::Expect(expect(record)));
+    }
+
+    /// A node brought keys of a control whose state was lost: others will come.
+    pub fn settle(&self) {
+        *self.settling.lock() = true;
+    }
+
+    /// Whether the list of nodes is still held back.
+    pub fn is_settling(&self) -> bool {
+        *self.settling.lock() && self.started.elapsed() < SETTLE
+    }
+
+    /// What nodes are told of each other.
+    pub fn node_list(&self) -> control::Nodes {
+        let fleet = self.fleet();
+        let nodes = fleet.listed(Instant::now()).map(|node| control::Node {
+            id: node.id.to_string(),
+            role: wire_role(node.registration.role).into(),
+            grpc: node.registration.grpc,
+            http: node.registration.http,
+            draining: node.state == State::Draining,
+        });
+        control::Nodes { nodes: nodes.collect() }
+    }
+
+    /// Logs a failure of the store where nobody can be told, and says so at
+    /// `/readyz`.
+    pub fn store_failed(&self, what: &str, error: &store::Error) {
+        warn!(%error, "{what}");
+        self.admin.ready().set("store", false);
+    }
+}
+
+fn wire_role(role: Role) -> control::Role {
+    match role {
+        Role::Origin => control::Role::Origin,
+        Role::Edge => control::Role::Edge,
+    }
+}
+
+/// What an origin must know of a broadcast.
+pub fn expect(record: &Record) -> control::Expect {
+    control::Expect {
+        broadcast: record.id.to_string(),
+        private: record.is_private(),
+        chunk_ms: record.memo.chunk_ms,
+        memo: serde_json::to_vec(&record.memo).unwrap_or_default().into(),
+        resume_ms: record.memo.resume_ms,
+    }
+}

@@ -1,0 +1,149 @@
+//! What happens because time passes: silent nodes are lost, broadcasts that
+//! nobody ends are ended, what has expired is dropped, gauges are set.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use spyglass_api::control::update::Update;
+use spyglass_daemon::{Shutdown, now_utc};
+use spyglass_media::UtcTime;
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{info, warn};
+
+use crate::fleet::{Role, State};
+use crate::panel::Panel;
+use crate::record::{EndedBy, Record};
+use crate::store;
+
+/// How often nodes and broadcasts are looked at.
+const TICK: Duration = Duration::from_millis(500);
+
+/// How often the store is cleaned, in ticks.
+const CLEANING: u32 = 120;
+
+/// Changes of the list of nodes within this time are told together.
+const GATHER: Duration = Duration::from_millis(50);
+
+/// How often the list is looked at when nobody said that it changed.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Looks after everything until `shutdown`.
+pub async fn run(panel: Arc<Panel>, shutdown: Shutdown) {
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    for count in 0u32.. {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = shutdown.requested() => return,
+        }
+        lose_silent_nodes(&panel).await;
+        end_overdue(&panel).await;
+        measure(&panel);
+        if count.is_multiple_of(CLEANING) {
+            let cleaned = clean(&panel, now_utc()).await;
+            panel.admin.ready().set("store", cleaned.is_ok());
+            if let Err(error) = cleaned {
+                warn!(%error, "the store cannot be cleaned");
+            }
+        }
+    }
+}
+
+async fn lose_silent_nodes(panel: &Panel) {
+    let lost = panel.fleet().on_deadline(Instant::now());
+    for lost in lost {
+        warn!(node = %lost.id, "node lost: it has said nothing for 5 s");
+        panel.nodes_changed.notify_one();
+        panel.on_seats(lost.seats).await;
+    }
+}
+
+async fn end_overdue(panel: &Panel) {
+    let (now, instant) = (now_utc(), Instant::now());
+    let unused = panel.config.unused();
+    let overdue = {
+        let fleet = panel.fleet();
+        panel.broadcasts.all(|record: &Record| {
+            // An origin that is not even known has been away for ever.
+            let lost = match fleet.node(&record.origin) {
+                Some(_) => fleet.lost_for(&record.origin, instant),
+                None => Some(Duration::MAX),
+            };
+            record.is_overdue(lost, unused, now)
+        })
+    };
+    for record in overdue {
+        info!(broadcast = %record.id, origin = %record.origin, "broadcast given up");
+        if let Err(error) = panel.end(record.id, EndedBy::Control).await {
+            panel.store_failed("a broadcast cannot be ended", &error);
+        }
+    }
+}
+
+fn measure(panel: &Panel) {
+    let metrics = &panel.metrics;
+    for (phase, count) in panel.broadcasts.counts() {
+        metrics.broadcasts.get_or_create(&[("state", phase.as_str())]).set(signed(count));
+    }
+    let fleet = panel.fleet();
+    let viewers = fleet.audience().all();
+    metrics.viewers.get_or_create(&[("tier", "push")]).set(signed(viewers.push));
+    metrics.viewers.get_or_create(&[("tier", "hls")]).set(signed(viewers.hls));
+    metrics.leases_refused.set(signed(fleet.audience().refused()));
+    for role in [Role::Origin, Role::Edge] {
+        for state in [State::Up, State::Draining, State::Lost] {
+            let is =
+                |node: &crate::fleet::Node| node.registration.role == role && node.state == state;
+            let labels = [("role", role.as_str()), ("state", state.as_str())];
+            let count = fleet.nodes().filter(is).count();
+            metrics.nodes.get_or_create(&labels).set(signed(count as u64));
+        }
+    }
+}
+
+fn signed(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// Drops what no longer matters to anybody.
+async fn clean(panel: &Panel, now: UtcTime) -> Result<(), store::Error> {
+    let kept = Duration::from_secs(u64::from(panel.config.ended_hours) * 3600);
+    let forgotten = panel.broadcasts.all(|record: &Record| {
+        record.ended_at_ms.is_some_and(|ended| now.since(UtcTime::from_millis(ended)) > kept)
+    });
+    for record in forgotten {
+        panel.seats.end(record.id);
+        panel.broadcasts.remove(record.id).await?;
+    }
+    panel.revocations.expire(now).await?;
+    if panel.keys.expire(now).await? {
+        panel.links.send_all(&Update::Keys(panel.keys.update()));
+    }
+    let gone = panel.fleet().forget(Instant::now());
+    for id in gone {
+        info!(node = %id, "node forgotten: lost for a day");
+        panel.drop_node(&id).await?;
+    }
+    Ok(())
+}
+
+/// Tells every node of every other, whenever that list has become another.
+pub async fn tell_nodes(panel: Arc<Panel>, shutdown: Shutdown) {
+    let mut told = None;
+    loop {
+        tokio::select! {
+            () = panel.nodes_changed.notified() => {}
+            () = tokio::time::sleep(LOOK) => {}
+            () = shutdown.requested() => return,
+        }
+        tokio::time::sleep(GATHER).await;
+        if panel.is_settling() {
+            continue;
+        }
+        let nodes = panel.node_list();
+        if told.as_ref() != Some(&nodes) {
+            panel.links.send_all(&Update::Nodes(nodes.clone()));
+            told = Some(nodes);
+        }
+    }
+}
