@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Args;
 use serde::Serialize;
+use spyglass_media::{Location, NodeId};
 
 /// Where settings come from and where readiness is told; of every service.
 #[derive(Args, Debug, Clone)]
@@ -28,7 +29,7 @@ pub struct Common {
     /// The node's name, [a-z0-9-]; default its role and host name
     #[arg(long, value_name = "NAME", env = "SPYGLASS_ID")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<String>,
+    id: Option<NodeId>,
     /// Address of the HTTP listener
     #[arg(long, value_name = "ADDR", env = "SPYGLASS_HTTP")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -85,7 +86,7 @@ pub struct Node {
     /// Where the node stands, in degrees, e.g. 52.37,4.90
     #[arg(long, value_name = "LAT,LON", env = "SPYGLASS_LOCATION", allow_hyphen_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
-    location: Option<String>,
+    location: Option<Location>,
 }
 
 /// What control decides by; of `control` and `up`.

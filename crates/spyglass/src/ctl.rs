@@ -6,6 +6,7 @@ mod access;
 mod table;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
@@ -88,6 +89,11 @@ enum Command {
     /// Users
     #[command(subcommand)]
     Users(Users),
+    /// Whether a service is ready, for the health checks of containers
+    Healthy {
+        /// Its /readyz or /healthz, e.g. http://127.0.0.1:8180/readyz
+        url: String,
+    },
 }
 
 #[derive(Subcommand, Debug)]
@@ -106,9 +112,15 @@ const BROADCASTS: [&str; 7] = ["id", "state", "title", "user", "origin", "starte
 const VIEWERS: [&str; 6] = ["viewer", "id", "tier", "seat", "edge", "since"];
 const USERS: [&str; 3] = ["id", "name", "token"];
 
+/// Time for a service to say whether it is ready.
+const HEALTHY: Duration = Duration::from_secs(2);
+
 /// Asks once and prints the answer.
 pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     let settings: Settings = config::load(args.config.as_deref(), overlay(&args.settings)?)?;
+    if let Command::Healthy { url } = &args.command {
+        return healthy(url).await;
+    }
     let api = settings.access.api()?;
     let answer = tokio::select! {
         answer = ask(&api, &args.command) => answer?,
@@ -155,7 +167,22 @@ async fn ask(api: &Api, command: &Command) -> anyhow::Result<Value> {
             }
             json!({ "users": users })
         }
+        // Asks no control.
+        Command::Healthy { .. } => Value::Null,
     })
+}
+
+async fn healthy(url: &str) -> anyhow::Result<()> {
+    let rest =
+        url.strip_prefix("http://").context("give a URL like http://127.0.0.1:8180/readyz")?;
+    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let path = if path.is_empty() { "/readyz" } else { path };
+    let asked = tokio::time::timeout(HEALTHY, crate::ready::status(host, path)).await;
+    let status = asked.with_context(|| format!("{url} does not answer"))?;
+    match status.with_context(|| format!("{url} does not answer"))? {
+        200 => Ok(()),
+        status => bail!("{url} answers {status}: not ready"),
+    }
 }
 
 /// An operation that control does not have at all is told from one that failed.
@@ -202,5 +229,6 @@ fn shown(command: &Command, answer: &Value) -> String {
         Command::Kick { viewer, .. } => format!("viewer {viewer} is cut off"),
         Command::End { id } => format!("broadcast {id} has ended"),
         Command::Drain { node } => format!("node {node} gets nothing new"),
+        Command::Healthy { .. } => String::new(),
     }
 }

@@ -50,7 +50,7 @@ async fn main() -> ExitCode {
     match run(cli.command).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("spyglass: {error:#}");
+            eprintln!("spyglass: {}", one_line(&error));
             ExitCode::FAILURE
         }
     }
@@ -80,5 +80,45 @@ async fn run(command: Command) -> anyhow::Result<()> {
             ctl::run(args, shutdown).await
         }
         Command::Lab => anyhow::bail!("lab is not part of this release yet"),
+    }
+}
+
+/// The error and its causes on one line; a cause that its effect has already
+/// told is left out.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain() {
+        let text = cause.to_string();
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        if line.contains(&text) {
+            continue;
+        }
+        if !line.is_empty() {
+            line.push_str(": ");
+        }
+        line.push_str(&text);
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_error_is_one_line_without_repetition() {
+        let io = std::io::Error::other("disk\n on fire");
+        let told = anyhow::Error::new(io).context("state: disk on fire").context("origin");
+        assert_eq!(one_line(&told), "origin: state: disk on fire");
+        let chain = Err::<(), _>(anyhow::anyhow!("refused")).context("control").unwrap_err();
+        assert_eq!(one_line(&chain), "control: refused");
     }
 }

@@ -28,6 +28,10 @@ pub struct ControlArgs {
     #[command(flatten)]
     #[serde(flatten)]
     policy: Policy,
+    /// What stands in watch URLs instead of the HTTP listener's address
+    #[arg(long, value_name = "URL", env = "SPYGLASS_PUBLIC_HTTP")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    public_http: Option<String>,
     /// Where state is kept by several controls, nats://…; absent: embedded
     #[arg(long, value_name = "URL", env = "SPYGLASS_STORE")]
     #[serde(skip_serializing_if = "Option::is_none")]
