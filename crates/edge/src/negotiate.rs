@@ -9,7 +9,13 @@ use http::HeaderMap;
 use http::header::{ACCEPT_ENCODING, IF_NONE_MATCH, IF_RANGE, RANGE};
 
 /// Whether a gzip answer is welcome.
+///
+/// Not to a request for a range: the pieces of a compressed answer mean nothing
+/// by themselves, and Chromium, which asks for ranges of playlists, gives up.
 pub fn accepts_gzip(headers: &HeaderMap) -> bool {
+    if headers.contains_key(RANGE) {
+        return false;
+    }
     let values = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
     let mut any = false;
     for coding in values.flat_map(|value| value.split(',')) {
@@ -101,6 +107,7 @@ mod tests {
 
     #[test]
     fn gzip_is_sent_to_who_accepts_it() {
+        assert!(!accepts_gzip(&headers(&[(ACCEPT_ENCODING, "gzip"), (RANGE, "bytes=0-")])));
         for yes in ["gzip", "deflate, GZIP", "br;q=1, gzip;q=0.1", "*", "x-gzip", "gzip ; q=1"] {
             assert!(accepts_gzip(&headers(&[(ACCEPT_ENCODING, yes)])), "{yes}");
         }
