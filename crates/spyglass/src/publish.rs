@@ -110,7 +110,7 @@ pub async fn demo(
 ) -> anyhow::Result<()> {
     let announce = |created: &Created| {
         print_line(&format!("demo       {}", created.watch_url));
-        print_line(&format!("           spyglass watch {}", created.id));
+        print_line(&format!("           spyglass watch {} --control {control}", created.id));
     };
     publish_clip(control, operator_key, DEMO, "Demo broadcast", announce, stop).await
 }

@@ -27,6 +27,9 @@ use crate::{publish, ready, service};
 /// Time for every service to be ready, on a slow machine.
 const START: Duration = Duration::from_secs(20);
 
+/// Time for the demo to end its broadcast.
+const GOODBYE: Duration = Duration::from_secs(2);
+
 /// `spyglass up`
 #[derive(clap::Args, Debug, Serialize)]
 pub struct Args {
@@ -102,13 +105,15 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     health.extend(edges.iter().map(|edge| edge.addresses().health));
     let rtmp = origin.addresses().rtmp;
 
+    // The demo ends its broadcast while the services still answer.
+    let services = Shutdown::new();
     let mut running = JoinSet::new();
-    let stop = shutdown.clone();
+    let stop = services.clone();
     running.spawn(async move { control.run(stop).await.context("control") });
-    let stop = shutdown.clone();
+    let stop = services.clone();
     running.spawn(async move { origin.run(stop).await.context("origin") });
     for (index, edge) in edges.into_iter().enumerate() {
-        let stop = shutdown.clone();
+        let stop = services.clone();
         running.spawn(async move { edge.run(stop).await.with_context(|| plan::edge_id(index)) });
     }
     let (stop, ready_file) = (shutdown.clone(), args.files.ready_file);
@@ -135,6 +140,7 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
         }
         // One that has ended, well or not, takes the others with it.
         shutdown.trigger();
+        services.trigger();
     }
     result
 }
@@ -151,9 +157,16 @@ async fn wait_until_ready(health: &[SocketAddr]) -> anyhow::Result<()> {
 async fn demo(control: &str, operator_key: &str, stop: &Shutdown) {
     let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
     while !stop.is_requested() {
-        let Err(error) = publish::demo(control, operator_key, stop.requested()).await else {
-            continue;
+        let broadcast = publish::demo(control, operator_key, stop.requested());
+        let ended = async {
+            stop.requested().await;
+            tokio::time::sleep(GOODBYE).await;
         };
+        let result = tokio::select! {
+            result = broadcast => result,
+            () = ended => return,
+        };
+        let Err(error) = result else { continue };
         warn!(error = format!("{error:#}"), "the demo broadcast failed; it begins again");
         tokio::select! {
             () = tokio::time::sleep(backoff.next(u32::from_le_bytes(random()))) => {}

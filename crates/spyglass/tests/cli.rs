@@ -269,5 +269,12 @@ fn up_tells_everything_once_all_answer_and_stops_on_sigterm() {
     let key_file = kept.iter().find(|path| path.ends_with("control/operator-key"));
     let kept_key = std::fs::read_to_string(key_file.expect("kept in the state")).unwrap();
     assert_eq!(kept_key.trim(), key);
+    for node in ["control", "origins", "edges"] {
+        let entry = if ready[node].is_array() { &ready[node][0] } else { &ready[node] };
+        let url = format!("{}/readyz", text(&entry["http"]));
+        assert_eq!(run(&["ctl", "healthy", &url]).status.code(), Some(0), "{url}");
+    }
+    let error = failure(&run(&["ctl", "healthy", "http://127.0.0.1:1/readyz"]));
+    assert!(error.contains("does not answer"), "{error}");
     assert_eq!(up.stop(Signal::SIGTERM), Some(0));
 }

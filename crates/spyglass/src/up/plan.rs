@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 use serde::Deserialize;
@@ -162,8 +162,12 @@ impl Plan {
 
     /// What a person wants to know once everything runs.
     pub fn screen(&self, http: &str, rtmp: &str) -> String {
-        let key_file = self.state.path().join("control/operator-key");
-        let given = self.control().contains_key("operator_key");
+        let (key, operator) = if self.control().contains_key("operator_key") {
+            ("$KEY".to_owned(), "the operator key that was given".to_owned())
+        } else {
+            let file = self.state.path().join("control/operator-key");
+            (format!("$(cat {})", file.display()), format!("key in {}", file.display()))
+        };
         let edges = if self.edges == 1 { "1 edge".into() } else { format!("{} edges", self.edges) };
         let mut text = format!("\nSpyglass is up: control, 1 origin, {edges}.\n\n");
         let mut line = |label: &str, value: &str| {
@@ -171,14 +175,12 @@ impl Plan {
             let _ = writeln!(text, "{label:<10} {value}");
         };
         line("live now", &format!("{http}/"));
-        let operator =
-            if given { "the operator key that was given".into() } else { shown(&key_file) };
         line("operator", &operator);
-        line("go live", &format!("spyglass publish --file any.mp4 --loop --control {http}"));
-        line("", "with ffmpeg or OBS, first ask for a stream key:");
-        let key = if given { "$KEY".to_owned() } else { format!("$(cat {})", key_file.display()) };
+        line("go live", &format!("spyglass publish --file any.mp4 --loop --control {http} \\"));
+        line("", &format!("  --operator-key \"{key}\""));
+        line("", "or with ffmpeg or OBS; first ask for a stream key:");
         line("", &format!("  curl {http}/v1/broadcasts -H \"Authorization: Bearer {key}\" \\"));
-        line("", "    -H 'Content-Type: application/json' -d '{\"title\": \"First light\"}'");
+        line("", "  -H 'Content-Type: application/json' -d '{\"title\": \"First light\"}'");
         line("ffmpeg", &format!("ffmpeg -re -i any.mp4 -c copy -f flv {rtmp}/STREAM_KEY"));
         line("OBS", &format!("Settings, Stream, Custom: server {rtmp}, and the stream key"));
         line("stop", "Ctrl-C");
@@ -188,10 +190,6 @@ impl Plan {
         }
         text
     }
-}
-
-fn shown(key_file: &Path) -> String {
-    format!("key in {}", key_file.display())
 }
 
 /// The address of every listener, and whether each takes a free port.
