@@ -205,6 +205,10 @@ impl Keys {
                 Err(error) => return Err(error),
             }
             let mut verifying = self.verifying.lock();
+            if verifying.keys.iter().any(|(held, _)| held.id == key.id) {
+                // Another node brought it meanwhile.
+                continue;
+            }
             let mut keys = std::mem::take(&mut verifying.keys);
             keys.insert(0, (PublicKey { id: key.id.clone(), bytes }, Some(expires)));
             *verifying = Verifying::new(keys, now);

@@ -10,6 +10,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -52,7 +53,14 @@ pub struct Seats {
     limits: Limits,
     /// Until when seats of before this start wait for their viewers.
     restart: UtcTime,
-    desks: Mutex<HashMap<BroadcastId, mpsc::Sender<Command>>>,
+    desks: Mutex<HashMap<BroadcastId, Open>>,
+}
+
+/// The way to a desk, which closes when this is dropped.
+struct Open {
+    commands: mpsc::Sender<Command>,
+    /// The broadcast is over, and not just control.
+    ended: Arc<AtomicBool>,
 }
 
 fn key(id: BroadcastId) -> String {
@@ -93,26 +101,33 @@ impl Seats {
 
     /// The broadcast is over, and its seats with it.
     pub fn end(&self, id: BroadcastId) {
-        self.desks.lock().remove(&id);
+        if let Some(desk) = self.desks.lock().remove(&id) {
+            desk.ended.store(true, Ordering::Relaxed);
+        }
     }
 
     async fn tell(&self, id: BroadcastId, command: Command) {
-        let desk = self.desks.lock().entry(id).or_insert_with(|| self.open(id)).clone();
+        let desk = {
+            let mut desks = self.desks.lock();
+            desks.entry(id).or_insert_with(|| self.open(id)).commands.clone()
+        };
         // Fails when the broadcast ends at this moment; then nobody needs a seat.
         let _ = desk.send(command).await;
     }
 
-    fn open(&self, id: BroadcastId) -> mpsc::Sender<Command> {
+    fn open(&self, id: BroadcastId) -> Open {
         let (commands, waiting) = mpsc::channel(WAITING);
+        let ended = Arc::new(AtomicBool::new(false));
         let desk = Desk {
             key: key(id),
             store: Arc::clone(&self.store),
             limits: self.limits,
             restart: Some(self.restart),
             held: None,
+            ended: Arc::clone(&ended),
         };
         tokio::spawn(desk.run(waiting));
-        commands
+        Open { commands, ended }
     }
 }
 
@@ -125,6 +140,7 @@ struct Desk {
     restart: Option<UtcTime>,
     /// What the store holds, as far as is known.
     held: Option<Held>,
+    ended: Arc<AtomicBool>,
 }
 
 #[derive(Clone)]
@@ -152,7 +168,9 @@ impl Desk {
                 refuse_joins(&mut batch, &error);
             }
         }
-        if let Err(error) = self.store.delete(&self.key, None).await {
+        if self.ended.load(Ordering::Relaxed)
+            && let Err(error) = self.store.delete(&self.key, None).await
+        {
             warn!(key = self.key, %error, "seats of an ended broadcast stay in the store");
         }
     }

@@ -1,5 +1,5 @@
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 
 use super::*;
 use crate::admission::SeatLease;
@@ -145,6 +145,7 @@ async fn seats_survive_a_restart_and_an_end_frees_them() {
     let other = SeatLease { viewer: viewer(2), seat: second };
     before.on_change(SeatChange::Begun(id(), other)).await;
     assert_eq!(before.join(id(), viewer(3)).await.unwrap().unwrap().number, 3);
+    drop(before);
     // A restart long ago: who has not shown up has lost its seat.
     let late = Seats::new(store.clone(), LIMITS, UtcTime::default());
     late.on_change(SeatChange::Begun(id(), lease)).await;
