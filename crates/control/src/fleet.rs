@@ -405,10 +405,13 @@ impl Fleet {
         gone
     }
 
-    /// How long a node has not been heard of; `None` while it is up.
+    /// How long a node has not been heard of; `None` while it is up. One that is
+    /// not even known has been away for ever.
     pub fn lost_for(&self, id: &NodeId, now: Instant) -> Option<Duration> {
-        let member = self.members.get(id)?;
-        member.lost.then(|| now.saturating_duration_since(member.heard))
+        match self.members.get(id) {
+            Some(member) => member.lost.then(|| now.saturating_duration_since(member.heard)),
+            None => Some(Duration::MAX),
+        }
     }
 
     /// Whether a node is marked to take no arrivals, lost or not.

@@ -7,6 +7,7 @@
 mod broadcasts;
 mod caller;
 mod fields;
+mod first_bytes;
 mod nodes;
 mod pages;
 mod problem;

@@ -64,12 +64,8 @@ async fn end_overdue(panel: &Panel) {
     let overdue = {
         let fleet = panel.fleet();
         panel.broadcasts.all(|record: &Record| {
-            // An origin that is not even known has been away for ever.
-            let lost = match fleet.node(&record.origin) {
-                Some(_) => fleet.lost_for(&record.origin, instant),
-                None => Some(Duration::MAX),
-            };
-            record.is_overdue(lost, unused, now)
+            !record.is_ended()
+                && record.is_overdue(fleet.lost_for(&record.origin, instant), unused, now)
         })
     };
     for record in overdue {

@@ -15,6 +15,7 @@ use tokio::sync::Semaphore;
 use tower::ServiceExt as _;
 use tracing::{debug, warn};
 
+use super::first_bytes::FirstBytes;
 use super::router;
 use crate::panel::Panel;
 
@@ -69,7 +70,9 @@ pub async fn serve(
         let service =
             router.clone().map_request(|request: http::Request<Incoming>| request.map(Body::new));
         let service = TowerToHyperService::new(service);
-        let connection = server.serve_connection(TokioIo::new(socket), service).into_owned();
+        let connection = server
+            .serve_connection(TokioIo::new(FirstBytes::new(socket, HEADER)), service)
+            .into_owned();
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
             if let Err(error) = connection.await {
