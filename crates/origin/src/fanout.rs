@@ -173,11 +173,15 @@ impl Fanout {
         if let Some(headers) = &self.headers {
             return headers.clone();
         }
-        let timestamp = self.last_start.millis() as u32;
+        let at = self.last_start.millis() as u32;
         let mut bytes = BytesMut::new();
-        let parts =
-            [(Kind::Data, &self.metadata), (Kind::Video, &self.video), (Kind::Audio, &self.audio)];
-        for (kind, body) in parts {
+        let parts = [
+            // At any other time ffmpeg takes it for a track of texts.
+            (Kind::Data, 0, &self.metadata),
+            (Kind::Video, at, &self.video),
+            (Kind::Audio, at, &self.audio),
+        ];
+        for (kind, timestamp, body) in parts {
             if let Some(body) = body {
                 wire::write_message(&mut bytes, kind, timestamp, body);
             }
