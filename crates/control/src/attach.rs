@@ -93,7 +93,7 @@ impl Control for Service {
             panel.links.close(&node, number);
             return Err(Status::resource_exhausted("too many nodes: raise max_nodes of control"));
         };
-        info!(%node, role = role.as_str(), restarted = registered.restarted, "node attached");
+        info!(%node, role = role.as_str(), "node attached");
         panel.nodes_changed.notify_one();
         let session = Session { panel: Arc::clone(panel), node, number };
         let initial = session.initial(role);

@@ -297,9 +297,14 @@ async fn revoke(handler: Arc<Handler>, attachment: Attachment) {
 /// An edge has nothing to do for control but to know whether it drains: who
 /// sends viewers here is control.
 async fn obey(mut commands: mpsc::Receiver<Command>) {
+    let mut draining = false;
     while let Some(command) = commands.recv().await {
         match command {
-            Command::Drain(draining) => info!(draining, "control placed a drain mark"),
+            Command::Drain(now) => {
+                if std::mem::replace(&mut draining, now) != now {
+                    info!(draining, "control changed whether this node drains");
+                }
+            }
             Command::Expect(_) | Command::End(_) => {}
         }
     }

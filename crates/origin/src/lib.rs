@@ -298,12 +298,17 @@ async fn obey(
     mut commands: mpsc::Receiver<Command>,
 ) {
     let mut revocations = attachment.subscribe_revocations();
+    let mut draining = false;
     loop {
         tokio::select! {
             command = commands.recv() => match command {
                 Some(Command::Expect(expect)) => on_expect(&registry, expect),
                 Some(Command::End(id)) => registry.ask(id, Input::End),
-                Some(Command::Drain(draining)) => info!(draining, "control placed a drain mark"),
+                Some(Command::Drain(now)) => {
+                    if std::mem::replace(&mut draining, now) != now {
+                        info!(draining, "control changed whether this node drains");
+                    }
+                }
                 None => return,
             },
             revocation = revocations.recv() => match revocation {

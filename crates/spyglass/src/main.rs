@@ -56,7 +56,17 @@ async fn main() -> ExitCode {
     }
 }
 
+/// Every viewer is an open file; the usual soft limit of 1,024 is for programs
+/// that use `select`. A system that refuses leaves it as it is.
+fn raise_file_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}
+
 async fn run(command: Command) -> anyhow::Result<()> {
+    raise_file_limit();
     let shutdown = Shutdown::new();
     match command {
         Command::Up(args) => up::run(args, shutdown).await,
