@@ -25,6 +25,7 @@ pub mod life;
 mod metrics;
 pub mod pace;
 mod registry;
+mod seats;
 pub mod send_queue;
 mod upstream;
 mod viewer;

@@ -30,6 +30,7 @@ use crate::fanout::Fanout;
 use crate::journal;
 use crate::life::{Action, ConnectionId, Life, Phase};
 use crate::registry::Registry;
+use crate::seats::{Seats, Taken};
 use crate::send_queue::{Packet, Pushed};
 use crate::viewer::{CloseReason, Mailbox};
 
@@ -90,9 +91,7 @@ struct Task {
     fanout: Fanout,
     candidates: HashMap<ConnectionId, Candidate>,
     orders: Option<mpsc::Sender<Order>>,
-    seats: HashMap<u32, Arc<Mailbox>>,
-    /// The newest generation ever seen on a seat.
-    generations: HashMap<u32, u32>,
+    seats: Seats,
 }
 
 fn now() -> Instant {
@@ -140,8 +139,7 @@ impl Task {
             fanout,
             candidates: HashMap::new(),
             orders: None,
-            seats: HashMap::new(),
-            generations: HashMap::new(),
+            seats: Seats::default(),
             registry,
         };
         task.record.lock().phase = task.life.phase();
@@ -365,7 +363,7 @@ impl Task {
     }
 
     fn push(&mut self, packet: &Packet) {
-        for mailbox in self.seats.values() {
+        for mailbox in self.seats.taken() {
             match mailbox.push(packet.clone()) {
                 Pushed::Queued | Pushed::Skipped => {}
                 Pushed::Lost(frames) => {
@@ -499,7 +497,7 @@ impl Task {
         for candidate in std::mem::take(&mut self.candidates).into_values() {
             let _ = candidate.answer.send(PublishAnswer::Ended);
         }
-        for (_, mailbox) in std::mem::take(&mut self.seats) {
+        for mailbox in self.seats.clear() {
             mailbox.close(CloseReason::Ended);
             self.registry.attachment.lease_ended(lease(&mailbox));
         }
@@ -518,15 +516,14 @@ impl Task {
         if matches!(self.life.phase(), Phase::Ended | Phase::Gone) {
             return PlayAnswer::Ended;
         }
-        let newest = self.generations.entry(mailbox.seat).or_insert(mailbox.generation);
-        if mailbox.generation < *newest {
-            return PlayAnswer::SeatTaken;
-        }
-        *newest = mailbox.generation;
-        if let Some(previous) = self.seats.insert(mailbox.seat, Arc::clone(mailbox)) {
-            previous.close(CloseReason::Replaced);
-            if previous.viewer != mailbox.viewer {
-                self.registry.attachment.lease_ended(lease(&previous));
+        match self.seats.take(mailbox) {
+            Taken::Refused => return PlayAnswer::SeatTaken,
+            Taken::Free => {}
+            Taken::From(previous) => {
+                previous.close(CloseReason::Replaced);
+                if previous.viewer != mailbox.viewer {
+                    self.registry.attachment.lease_ended(lease(&previous));
+                }
             }
         }
         for packet in self.fanout.backlog() {
@@ -537,15 +534,13 @@ impl Task {
     }
 
     fn on_left(&mut self, mailbox: &Arc<Mailbox>) {
-        let holds = self.seats.get(&mailbox.seat).is_some_and(|held| Arc::ptr_eq(held, mailbox));
-        if holds {
-            self.seats.remove(&mailbox.seat);
+        if self.seats.leave(mailbox) {
             self.registry.attachment.lease_ended(lease(mailbox));
         }
     }
 
     fn on_revoke(&mut self, viewer: ViewerId) {
-        for mailbox in self.seats.values().filter(|mailbox| mailbox.viewer == viewer) {
+        for mailbox in self.seats.taken().filter(|mailbox| mailbox.viewer == viewer) {
             mailbox.close(CloseReason::Revoked);
         }
     }
