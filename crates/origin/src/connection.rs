@@ -27,6 +27,7 @@ use crate::life::ConnectionId;
 use crate::pace::Pace;
 use crate::registry::Registry;
 use crate::viewer::{Mailbox, Taken};
+use crate::{now, sleep_until};
 
 /// Bytes read at once.
 const READ: usize = 64 * 1024;
@@ -123,10 +124,6 @@ struct Connection<R, W> {
     progress: Instant,
     /// The publisher's socket is not read before this.
     resume_reading: Option<Instant>,
-}
-
-fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
 }
 
 impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<R, W> {
@@ -509,11 +506,4 @@ async fn write(
     }
     let written = writer.write_vectored(&slices[..count]).await?;
     if written == 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(written) }
-}
-
-async fn sleep_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
-        None => pending().await,
-    }
 }

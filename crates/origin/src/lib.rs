@@ -32,7 +32,7 @@ mod viewer;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use spyglass_api::MAX_MESSAGE;
 use spyglass_api::auth::{ClusterKey, Require};
@@ -234,6 +234,19 @@ impl Origin {
         let source = Arc::clone(reports) as Arc<dyn attach::Source>;
         let key = self.key.clone();
         Ok(attach::start(controls, key, profile, self.state.clone(), source, shutdown.clone())?)
+    }
+}
+
+/// The time as machines want it; follows tokio's clock, which tests can pause.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+/// Waits for a machine's next deadline; for ever when it has none.
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -33,6 +33,7 @@ use crate::registry::Registry;
 use crate::seats::{Seats, Taken};
 use crate::send_queue::{Packet, Pushed};
 use crate::viewer::{CloseReason, Mailbox};
+use crate::{now, sleep_until};
 
 /// Where media time begins: far enough from zero that a composition offset or
 /// a track that starts a little earlier never makes it negative.
@@ -92,10 +93,6 @@ struct Task {
     candidates: HashMap<ConnectionId, Candidate>,
     orders: Option<mpsc::Sender<Order>>,
     seats: Seats,
-}
-
-fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
 }
 
 impl Task {
@@ -590,12 +587,5 @@ fn lease(mailbox: &Mailbox) -> Lease {
         seat: mailbox.seat,
         generation: mailbox.generation,
         since_ms: mailbox.since.millis(),
-    }
-}
-
-async fn sleep_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
-        None => std::future::pending().await,
     }
 }
