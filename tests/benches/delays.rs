@@ -115,7 +115,7 @@ async fn poll(edge: String, id: String, sent: Sent) -> Vec<Duration> {
         ticks.tick().await;
         let list = client.get(&format!("{edge}/live/{id}/chunklist.m3u8")).await.expect(200).text();
         let list = List::parse(&list);
-        for chunk in list.chunks().into_iter().filter(|chunk| Some(chunk.sequence) > seen) {
+        for chunk in list.chunks().into_iter().filter(move |chunk| Some(chunk.sequence) > seen) {
             client.get(&format!("{edge}/live/{id}/{}", chunk.uri)).await.expect(200);
             let now = Instant::now();
             media += f64::from(chunk.duration);

@@ -35,9 +35,10 @@ use crate::send_queue::{Packet, Pushed};
 use crate::viewer::{CloseReason, Mailbox};
 use crate::{now, sleep_until};
 
-/// Where media time begins: far enough from zero that a composition offset or
-/// a track that starts a little earlier never makes it negative.
-const FIRST: MediaTime = MediaTime::from_millis(1_000);
+/// One [`SEAM`] before the first frame, which so stands at one second: far
+/// enough from zero that a composition offset or a track that starts a little
+/// earlier never makes it negative.
+const FIRST: MediaTime = MediaTime::from_millis(960);
 
 /// The distance kept between the last frame of one publisher connection and
 /// the first of the next.
