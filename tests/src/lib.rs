@@ -11,6 +11,7 @@ pub mod hls;
 pub mod http;
 pub mod rtmp;
 pub mod system;
+pub mod world;
 
 use std::future::Future;
 use std::time::Duration;

@@ -73,6 +73,8 @@ pub(super) struct Broadcast {
     segmenter: Option<Segmenter>,
     chunklist: Option<Chunklist>,
     pub list: Option<Arc<List>>,
+    /// The version before it.
+    pub former: Option<Arc<List>>,
     floor: Resume,
     timeline: Timeline,
     last: MediaTime,
@@ -91,6 +93,7 @@ impl Broadcast {
             segmenter: None,
             chunklist: None,
             list: None,
+            former: None,
             floor,
             timeline: Timeline::new(FIRST),
             last: FIRST,
@@ -346,7 +349,7 @@ impl Broadcast {
             if list.ended { ", ended" } else { "" },
         ));
         net.judge.on_made(&list);
-        self.list = Some(list);
+        self.former = self.list.replace(list);
         self.effects.extend([Effect::List, Effect::Save]);
     }
 }

@@ -64,6 +64,8 @@ pub(super) struct Edge {
     pub deaf: bool,
     /// List fetches started.
     pub list_fetches: u64,
+    /// Objects of a list served here that were not to be had.
+    pub missing: u32,
     /// Refusals given, by word.
     pub refused: BTreeMap<&'static str, u64>,
 }
@@ -89,8 +91,25 @@ impl Edge {
             told: (0, Version::default()),
             deaf: false,
             list_fetches: 0,
+            missing: 0,
             refused: BTreeMap::new(),
         }
+    }
+
+    /// A process that takes the place of this one and knows nothing of it.
+    pub fn successor(&self, net: &mut Network) -> Self {
+        let mut successor = Self::new(net, self.number);
+        successor.link = self.link.successor();
+        successor.deaf = self.deaf;
+        // Numbers go on, so that what is still on its way to this one reaches
+        // nobody; so do counts.
+        successor.next_ticket = self.next_ticket;
+        successor.next_ask = self.next_ask;
+        successor.list_fetches = self.list_fetches;
+        successor.missing = self.missing;
+        successor.refused = self.refused.clone();
+        successor.watch(net);
+        successor
     }
 
     // ---- viewers
@@ -113,8 +132,8 @@ impl Edge {
     }
 
     /// Nobody is there any more to be answered.
-    pub fn on_left(&mut self, viewer: usize) {
-        self.asks.retain(|_, ask| ask.viewer != viewer);
+    pub fn on_left(&mut self, viewer: usize, last: u64) {
+        self.asks.retain(|_, ask| ask.viewer != viewer || ask.request > last);
     }
 
     /// Something changed: everyone who waits asks again.
@@ -178,12 +197,14 @@ impl Edge {
         age: Duration,
         aged: bool,
     ) {
-        assert!(list.version >= self.told.1, "{} is known to be old", list.version);
+        let Self { number: edge, told, .. } = self;
+        assert!(list.version >= told.1, "edge {edge}: {} is known old: {told:?}", list.version);
         net.judge.on_served(net.now, self.number, &list, age, aged);
         if matches!(ask.resource, Resource::Index | Resource::Chunklist) {
             self.asks.remove(&number);
             self.answer(net, ask.viewer, ask.request, Answer::List(list));
         } else if !self.serve_object(net, number, ask) {
+            self.missing += 1;
             self.refuse(net, number, Refusal::NotFound);
         }
     }
@@ -290,6 +311,7 @@ impl Edge {
             let forget = matches!(known, None | Some(State::Gone));
             if forget {
                 self.slot = None;
+                self.told.1 = Version::default();
             }
             self.declare(net);
         }

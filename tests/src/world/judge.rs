@@ -35,6 +35,8 @@ pub(super) struct Judge {
     bytes: BTreeMap<Resource, Bytes>,
     /// The newest version that each edge has served, and whether that was its last.
     newest: BTreeMap<usize, Version>,
+    /// How old a fetched list has been at most, by when a newer one was made.
+    pub fetched_late: Duration,
     /// Versions the origin made.
     pub made: u64,
     /// Lists served.
@@ -63,6 +65,8 @@ impl Judge {
 
     /// The origin has made a list, or has it again after a restart.
     pub fn on_made(&mut self, list: &Arc<List>) {
+        // What a process that was killed made after this is lost.
+        self.superseded.split_off(&list.version);
         if let Some(previous) = self.previous.replace(Arc::clone(list)) {
             if previous.version == list.version {
                 rule!(previous.text == list.text, list, "a version came back with another text");
@@ -139,7 +143,7 @@ impl Judge {
             return;
         }
         let stale = self.superseded.get(&list.version).map_or(Duration::ZERO, |since| now - *since);
-        let most = list.target + Duration::from_secs(1) + SLACK;
+        let most = self.fetched_late + list.target + Duration::from_secs(1) + SLACK;
         rule!(list.ended || stale <= most, list, "invariant 1: stale for {stale:?}");
         self.stalest = self.stalest.max(stale);
     }

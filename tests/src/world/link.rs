@@ -11,9 +11,7 @@ use spyglass_edge::slot::{self, FetchId, Filled, Meta, Slot};
 use spyglass_media::{Resource, Version};
 
 use super::edge::{Edge, Object, heard};
-use super::network::{
-    Answer, Event, Failure, Fetched, Holding, Network, ToEdge, ToOrigin,
-};
+use super::network::{Answer, Event, Failure, Fetched, Holding, Network, ToEdge, ToOrigin};
 
 /// Without a heartbeat for this long a watch is broken.
 const SILENCE: Duration = Duration::from_secs(3);
@@ -39,6 +37,8 @@ pub(super) struct Link {
     connection: u64,
     /// The present watch is asked for, or stands.
     open: bool,
+    /// It stands, but nothing will ever come through it again.
+    dead: bool,
     /// It has told everything.
     pub alive: bool,
     last_beat: Duration,
@@ -47,6 +47,14 @@ pub(super) struct Link {
     pub watch: Option<Broken>,
     /// The way of fetches.
     pub fetch: Option<Broken>,
+}
+
+impl Link {
+    /// Of another process on the same network.
+    pub fn successor(&self) -> Self {
+        let Self { connection, watch, fetch, .. } = *self;
+        Self { connection: connection + 1, watch, fetch, ..Self::default() }
+    }
 }
 
 /// A fetch under way.
@@ -58,7 +66,7 @@ pub(super) struct Ticket {
 
 #[derive(Clone, Copy, Debug)]
 enum What {
-    List { id: FetchId, least: Version },
+    List { id: FetchId },
     Object { resource: Resource, again: bool },
 }
 
@@ -68,10 +76,10 @@ impl Edge {
             ToEdge::Request { viewer, request, resource } => {
                 self.on_request(net, viewer, request, resource);
             }
-            ToEdge::Left { viewer } => self.on_left(viewer),
+            ToEdge::Left { viewer, last } => self.on_left(viewer, last),
             ToEdge::Again { ask } => self.pursue(net, ask),
             ToEdge::Rewatch => self.watch(net),
-            ToEdge::Silence => self.on_silence(net),
+            ToEdge::Silence { connection } => self.on_silence(net, connection),
             ToEdge::Snapshot { connection, entry } if self.hears(connection) => {
                 self.directory.on_page(&self.origin, entry.map(|it| (self.id, Some(it))), true);
                 self.link.alive = true;
@@ -92,20 +100,21 @@ impl Edge {
             ToEdge::Closed { connection } if connection == self.link.connection => {
                 self.unwatch(net, "closed");
             }
-            ToEdge::Snapshot { .. }
-            | ToEdge::Change { .. }
-            | ToEdge::Beat { .. }
-            | ToEdge::Closed { .. } => {}
-            ToEdge::Expire { version, position, incarnation } => {
-                if self.link.watch.is_some() || self.deaf {
-                    return;
-                }
+            ToEdge::Expire { connection, version, position, incarnation }
+                if self.hears(connection) && !self.deaf =>
+            {
                 let Some(slot) = &mut self.slot else { return };
                 self.told = heard(self.told, incarnation, version);
                 if slot.on_expire(version, Some(position), incarnation) {
                     self.wake(net);
                 }
             }
+            // Of a watch that is no more.
+            ToEdge::Snapshot { .. }
+            | ToEdge::Change { .. }
+            | ToEdge::Beat { .. }
+            | ToEdge::Closed { .. }
+            | ToEdge::Expire { .. } => {}
             ToEdge::Fetched { ticket, result } => self.on_fetched(net, ticket, result),
             ToEdge::Over { ticket } => self.on_over(net, ticket),
             ToEdge::Retry { ticket } => {
@@ -122,7 +131,8 @@ impl Edge {
     // ---- the watch
 
     fn hears(&self, connection: u64) -> bool {
-        self.link.open && self.link.connection == connection && self.link.watch.is_none()
+        let link = &self.link;
+        link.open && link.connection == connection && !link.dead && link.watch.is_none()
     }
 
     /// Begins a watch, unless one stands.
@@ -132,6 +142,7 @@ impl Edge {
         }
         self.link.connection += 1;
         self.link.open = true;
+        self.link.dead = false;
         self.link.last_beat = net.now;
         let connection = self.link.connection;
         self.directory.on_watch_begun(&self.origin);
@@ -141,18 +152,13 @@ impl Edge {
             }
             Some(Broken::Silent) => {}
             None => {
-                // One stream: the declaration follows the hello.
-                let latency = net.latency();
-                let begin = ToOrigin::Watch { connection };
-                net.after(latency, Event::Origin(self.number, begin));
+                net.send_up_in_order(self.number, ToOrigin::Watch { connection });
                 if self.interested() {
-                    let holding = Some(self.holding());
-                    let interest = ToOrigin::Interest { connection, holding };
-                    net.after(latency, Event::Origin(self.number, interest));
+                    self.declare(net);
                 }
             }
         }
-        net.after(SILENCE, Event::Edge(self.number, ToEdge::Silence));
+        net.after(SILENCE, Event::Edge(self.number, ToEdge::Silence { connection }));
     }
 
     fn unwatch(&mut self, net: &mut Network, why: &str) {
@@ -177,23 +183,20 @@ impl Edge {
         self.link.watch = broken;
         match broken {
             Some(Broken::Closed) => self.unwatch(net, "cut"),
-            Some(Broken::Silent) => {
-                // What it says from now on is lost, whatever becomes of the way.
-                self.link.connection += 1;
-            }
+            Some(Broken::Silent) => self.link.dead = true,
             None => {}
         }
     }
 
-    fn on_silence(&mut self, net: &mut Network) {
-        if !self.link.open {
+    fn on_silence(&mut self, net: &mut Network, connection: u64) {
+        if !self.link.open || self.link.connection != connection {
             return;
         }
         let due = self.link.last_beat + SILENCE;
         if due <= net.now {
             self.unwatch(net, "silent");
         } else {
-            net.at(due, Event::Edge(self.number, ToEdge::Silence));
+            net.at(due, Event::Edge(self.number, ToEdge::Silence { connection }));
         }
     }
 
@@ -211,10 +214,10 @@ impl Edge {
 
     /// Interest has begun or ended.
     pub fn declare(&mut self, net: &mut Network) {
-        if self.link.open && self.link.watch.is_none() {
+        if self.link.open && !self.link.dead && self.link.watch.is_none() {
             let holding = self.interested().then(|| self.holding());
             let connection = self.link.connection;
-            net.send(Event::Origin(self.number, ToOrigin::Interest { connection, holding }));
+            net.send_up_in_order(self.number, ToOrigin::Interest { connection, holding });
         }
     }
 
@@ -222,13 +225,14 @@ impl Edge {
 
     pub fn fetch_list(&mut self, net: &mut Network, fetch: slot::Fetch) {
         let until = net.simulated(fetch.until);
-        let under_way = self.tickets.values().filter(|ticket| {
-            matches!(ticket.what, What::List { .. }) && ticket.until > net.now
-        });
+        let under_way = self
+            .tickets
+            .values()
+            .filter(|ticket| matches!(ticket.what, What::List { .. }) && ticket.until > net.now);
         assert_eq!(under_way.count(), 0, "a second fetch of the list");
         self.list_fetches += 1;
         net.note(format_args!("edge {}: fetch {}", self.number, fetch.least));
-        let what = What::List { id: fetch.id, least: fetch.least };
+        let what = What::List { id: fetch.id };
         let ticket = self.ticket(net, what, until);
         self.ask_origin(net, ticket, Resource::Chunklist, fetch.least);
     }
@@ -284,22 +288,15 @@ impl Edge {
 
     fn filled(&mut self, net: &mut Network, what: What, result: Result<Fetched, Failure>) {
         match what {
-            What::List { id, least } => self.list_filled(net, id, least, result),
+            What::List { id } => self.list_filled(net, id, result),
             What::Object { resource, .. } => self.object_filled(net, resource, result),
         }
     }
 
-    fn list_filled(
-        &mut self,
-        net: &mut Network,
-        id: FetchId,
-        least: Version,
-        result: Result<Fetched, Failure>,
-    ) {
+    fn list_filled(&mut self, net: &mut Network, id: FetchId, result: Result<Fetched, Failure>) {
         let Some(slot) = &mut self.slot else { return };
         let outcome = match result {
             Ok(Fetched::List { list, incarnation, age }) => {
-                assert!(list.version >= least, "the origin answers with what was not asked for");
                 let meta = Meta {
                     version: list.version,
                     position: Some(list.position),
@@ -309,7 +306,7 @@ impl Edge {
                     age,
                 };
                 let filled = slot.on_filled(net.instant(), id, meta, list);
-                if filled == Filled::Stored {
+                if matches!(filled, Filled::Stored | Filled::TooOld) {
                     self.told = heard(self.told, incarnation, Version::default());
                 }
                 filled.as_str()
@@ -335,7 +332,10 @@ impl Edge {
             Ok(Fetched::Object(bytes)) => {
                 (Some(Object::Held(bytes.clone())), Answer::Object(bytes))
             }
-            Err(Failure::Missing) => (None, Answer::Refused(Refusal::NotFound)),
+            Err(Failure::Missing) => {
+                self.missing += waiting.len() as u32;
+                (None, Answer::Refused(Refusal::NotFound))
+            }
             Ok(Fetched::List { .. }) | Err(_) => (None, Answer::Refused(Refusal::Upstream)),
         };
         self.objects.extend(held.map(|held| (resource, held)));

@@ -2,8 +2,8 @@
 //! their time has come.
 //!
 //! A watch is a gRPC stream, so its directory and heartbeats stay in order.
-//! Notices may be lost, doubled, late and out of order, which is more than a
-//! stream does to them: nothing may lean on their order.
+//! Notices may be lost, doubled, late and out of order while their watch lives,
+//! which is more than a stream does to them: nothing may lean on their order.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
@@ -45,6 +45,8 @@ pub struct Weather {
     pub failed: u32,
     /// Fetches that are never answered.
     pub hung: u32,
+    /// Fetches of a list that bring the version before the newest.
+    pub old: u32,
 }
 
 impl Weather {
@@ -57,6 +59,7 @@ impl Weather {
         late: Duration::ZERO,
         failed: 0,
         hung: 0,
+        old: 0,
     };
 }
 
@@ -106,17 +109,17 @@ pub(super) enum ToEdge {
     /// The watch is closed, or was refused.
     Closed { connection: u64 },
     /// A notice.
-    Expire { version: Version, position: Position, incarnation: u64 },
+    Expire { connection: u64, version: Version, position: Position, incarnation: u64 },
     /// What a fetch brought.
     Fetched { ticket: u64, result: Result<Fetched, Failure> },
     /// A viewer asks.
     Request { viewer: usize, request: u64, resource: Resource },
-    /// A viewer's connection has closed.
-    Left { viewer: usize },
+    /// The connection that carried a viewer's requests up to this one has closed.
+    Left { viewer: usize, last: u64 },
     /// It is time to try the watch again.
     Rewatch,
     /// It is time to see whether the watch is silent.
-    Silence,
+    Silence { connection: u64 },
     /// It is time to ask the slot again.
     Again { ask: u64 },
     /// A fetch's time is over.
@@ -141,7 +144,7 @@ pub(super) enum Failure {
 #[derive(Debug)]
 pub(super) enum ToViewer {
     /// It is time to ask for the list.
-    Poll,
+    Poll { after: u64 },
     /// It is time to ask for this again.
     Again(Resource),
     /// What a request brought.
@@ -199,8 +202,8 @@ pub(super) struct Network {
     pub judge: Judge,
     queue: BinaryHeap<Reverse<Queued>>,
     order: u64,
-    /// When the last message of each edge's watch arrives.
-    streams: BTreeMap<usize, Duration>,
+    /// When the last message of each edge's watch arrives, by direction.
+    streams: BTreeMap<(usize, bool), Duration>,
     notes: VecDeque<String>,
     digest: DefaultHasher,
 }
@@ -258,15 +261,25 @@ impl Network {
 
     /// A message of a watch, behind all earlier ones.
     pub fn send_in_order(&mut self, edge: usize, message: ToEdge) {
-        let latency = self.latency();
-        let last = self.streams.entry(edge).or_default();
-        let at = (self.now + latency).max(*last);
-        *last = at;
+        let at = self.behind_others((edge, false));
         self.at(at, Event::Edge(edge, message));
     }
 
+    /// The other direction of a watch.
+    pub fn send_up_in_order(&mut self, edge: usize, message: ToOrigin) {
+        let at = self.behind_others((edge, true));
+        self.at(at, Event::Origin(edge, message));
+    }
+
+    fn behind_others(&mut self, stream: (usize, bool)) -> Duration {
+        let at = self.now + self.latency();
+        let last = self.streams.entry(stream).or_default();
+        *last = at.max(*last);
+        *last
+    }
+
     /// A notice: it may be lost, come twice, or late.
-    pub fn notice(&mut self, edge: usize, list: &List, incarnation: u64) {
+    pub fn notice(&mut self, edge: usize, connection: u64, list: &List, incarnation: u64) {
         let copies = if self.random.percent(self.weather.lost) {
             0
         } else {
@@ -276,7 +289,8 @@ impl Network {
             let late = self.random.between(Duration::ZERO, self.weather.late);
             let wait = self.latency() + late;
             let List { version, position, .. } = *list;
-            self.after(wait, Event::Edge(edge, ToEdge::Expire { version, position, incarnation }));
+            let notice = ToEdge::Expire { connection, version, position, incarnation };
+            self.after(wait, Event::Edge(edge, notice));
         }
     }
 

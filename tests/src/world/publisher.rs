@@ -183,8 +183,7 @@ impl Publisher {
 
     /// The encoder's settings change in mid-stream.
     pub fn change_codec(&mut self) {
-        self.record =
-            if self.record == gop::AVC_360P { gop::AVC_720P } else { gop::AVC_360P };
+        self.record = if self.record == gop::AVC_360P { gop::AVC_720P } else { gop::AVC_360P };
         self.new_record = true;
     }
 
