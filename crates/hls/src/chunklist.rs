@@ -141,16 +141,17 @@ pub struct Snapshot {
 }
 
 impl Chunklist {
-    /// An empty list. Its sequence begins with the first chunk's.
-    pub fn new(config: Config) -> Self {
+    /// An empty list that begins behind what was named before; a new
+    /// broadcast's begins at the default.
+    pub fn new(config: Config, behind: &Resume) -> Self {
         Self {
             config,
             listed: VecDeque::new(),
             kept: VecDeque::new(),
             inits: BTreeMap::new(),
             version: Version::default(),
-            next_sequence: 0,
-            opened: 0,
+            next_sequence: behind.next_sequence,
+            opened: behind.epoch,
             discontinuity_sequence: 0,
             longest: 0,
             peak: 0,
@@ -383,7 +384,7 @@ mod tests {
     const TARGET: Duration = Duration::from_secs(4);
 
     fn list_from(epoch: u32, sequence: u64, discontinuity: bool) -> Chunklist {
-        let mut list = Chunklist::new(Config::new(TARGET));
+        let mut list = Chunklist::new(Config::new(TARGET), &Resume::default());
         add(&mut list, Instant::now(), epoch, sequence, discontinuity, 3_000);
         list
     }

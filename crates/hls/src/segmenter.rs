@@ -43,6 +43,10 @@ const AUDIO_ONLY_AFTER: i64 = MediaTime::PER_SECOND;
 /// Audio held until that is known; 1 s has 94 frames at most.
 const HELD: usize = 128;
 
+/// After a restart no GAP is listed for so long: within it, edges say what they
+/// hold, and it may be more than this process knows.
+const HEARING: Duration = Duration::from_millis(1_500);
+
 /// A capture stamp further from our clock than this is not believed.
 const STAMP_TOLERANCE: Duration = Duration::from_secs(10);
 
@@ -143,7 +147,8 @@ impl Segmenter {
     pub fn on_restart(&mut self, now: Instant, utc: UtcTime) {
         self.clock = Some((now, utc));
         if let Some(listed) = self.restored {
-            let silent = utc.since(listed).min(self.timing.stall);
+            let most = self.timing.stall.saturating_sub(HEARING);
+            let silent = utc.since(listed).min(most);
             self.appeared = Some(now.checked_sub(silent).unwrap_or(now));
         }
     }

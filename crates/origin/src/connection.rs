@@ -304,7 +304,7 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<R, W>
         self.place.prove();
         let full =
             |_| ("full", "this origin holds as many broadcasts as it takes: try again later");
-        let broadcast = self.registry.ensure_for(&grant).map_err(full)?;
+        let broadcast = self.registry.ensure(id, grant.private).map_err(full)?;
         let connection = ConnectionId(CONNECTIONS.fetch_add(1, Ordering::Relaxed));
         let (answer, answered) = oneshot::channel();
         let (orders, receiver) = mpsc::channel(4);

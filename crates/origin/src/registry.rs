@@ -93,7 +93,7 @@ impl Registry {
             changes: broadcast::Sender::new(CHANGES),
         });
         for (id, record, restored) in found {
-            let setup = Setup { id, record, restored: Some(restored), floor: None };
+            let setup = Setup { id, record, restored: Some(restored) };
             let broadcast = live::spawn(&registry, setup);
             registry.broadcasts.lock().insert(id, broadcast);
         }
@@ -105,38 +105,25 @@ impl Registry {
         self.broadcasts.lock().get(&id).cloned()
     }
 
+    /// Where a broadcast's sequence and epoch must not begin below, as a
+    /// publisher's token tells. A token older than this process and a journal
+    /// that knew nothing: the broadcast may have been live before the state
+    /// was lost, so its numbers begin where they can't have been used.
+    pub fn floor(&self, grant: &PublishGrant) -> Resume {
+        if !self.fresh || grant.issued >= self.started {
+            return Resume::default();
+        }
+        let seconds = now_utc().since(grant.issued).as_secs();
+        let epoch = u32::try_from(seconds).unwrap_or(u32::MAX / 2);
+        Resume { next_sequence: seconds, epoch, tail: None }
+    }
+
     /// A broadcast by id, announced now if it was not known: by control, by a
     /// publisher's token, or by a viewer who came before either.
     pub fn ensure(
         self: &Arc<Self>,
         id: BroadcastId,
         private: bool,
-    ) -> Result<Arc<Broadcast>, Full> {
-        self.open_broadcast(id, private, None)
-    }
-
-    /// A broadcast that a verified publisher names.
-    pub fn ensure_for(self: &Arc<Self>, grant: &PublishGrant) -> Result<Arc<Broadcast>, Full> {
-        // A token older than this process, and a journal that knew nothing:
-        // the broadcast may have been live before, so its numbers begin where
-        // they can't have been used.
-        let lost = self.fresh && grant.issued < self.started;
-        let floor = lost.then(|| {
-            let seconds = now_utc().since(grant.issued).as_secs();
-            Resume {
-                next_sequence: seconds,
-                epoch: u32::try_from(seconds).unwrap_or(u32::MAX / 2),
-                ..Resume::default()
-            }
-        });
-        self.open_broadcast(grant.broadcast, grant.private, floor)
-    }
-
-    fn open_broadcast(
-        self: &Arc<Self>,
-        id: BroadcastId,
-        private: bool,
-        floor: Option<Resume>,
     ) -> Result<Arc<Broadcast>, Full> {
         let mut broadcasts = self.broadcasts.lock();
         if let Some(broadcast) = broadcasts.get(&id) {
@@ -151,7 +138,7 @@ impl Registry {
             self.change(directory_entry(oldest, BroadcastState::Removed, true, self.incarnation));
         }
         let record = Record::created(now_utc(), private, Bytes::new());
-        let setup = Setup { id, record, restored: None, floor };
+        let setup = Setup { id, record, restored: None };
         let broadcast = live::spawn(self, setup);
         broadcasts.insert(id, Arc::clone(&broadcast));
         drop(broadcasts);
@@ -166,7 +153,7 @@ impl Registry {
         broadcasts.remove(&id);
         match self.journal.read(id) {
             Ok(Some((record, restored))) => {
-                let setup = Setup { id, record, restored: Some(restored), floor: None };
+                let setup = Setup { id, record, restored: Some(restored) };
                 broadcasts.insert(id, live::spawn(self, setup));
             }
             Ok(None) => {}

@@ -279,7 +279,7 @@ impl Broadcast {
     fn accept(&mut self, net: &mut Network, id: ConnectionId) {
         self.begun = true;
         if self.segmenter.is_none() {
-            self.chunklist = Some(Chunklist::new(self.lists()));
+            self.chunklist = Some(Chunklist::new(self.lists(), &self.floor));
             self.segmenter = Some(Segmenter::new(self.config(), self.floor));
         }
         self.timeline.restart(self.last + SEAM);

@@ -170,8 +170,10 @@ async fn our_own_lists_and_chunks_are_played() {
     let utc = UtcTime::from_millis(1_700_000_000_000);
     let config = segmenter::Config { chunk: Duration::from_secs(3) };
     let target = config.target_duration();
-    let mut made =
-        Chunklist::new(chunklist::Config { window: 30, ..chunklist::Config::new(target) });
+    let mut made = Chunklist::new(
+        chunklist::Config { window: 30, ..chunklist::Config::new(target) },
+        &Resume::default(),
+    );
     let mut segmenter = Segmenter::new(config, Resume::default());
     // Media goes on where it was, as the origin's timeline has it; the wall does not.
     for (from, to, pause) in [(0, 9_500, 0), (9_500, 16_000, 10_000)] {

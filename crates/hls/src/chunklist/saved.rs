@@ -128,7 +128,7 @@ impl Chunklist {
         if saved.listed.len() > MAX_LISTED || saved.kept.len() > MAX_KEPT + MAX_LISTED {
             return None;
         }
-        let mut list = Self::new(config);
+        let mut list = Self::new(config, &Resume::default());
         for init in saved.inits {
             let SavedInit { epoch, codecs, resolution, bytes: size } = init;
             let found = media(Resource::Init { epoch }).filter(|bytes| bytes.len() == size);

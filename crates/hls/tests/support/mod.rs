@@ -12,7 +12,9 @@ use shiguredo_mp4::Decode as _;
 use shiguredo_mp4::boxes::{MoofBox, TrafBox};
 use spyglass_hls::chunklist::{self, Chunklist, Saved};
 use spyglass_hls::playlist;
-use spyglass_hls::segmenter::{Chunk, Codec, Config, Gap, Init, Output, Segmenter, Warning};
+use spyglass_hls::segmenter::{
+    Chunk, Codec, Config, Gap, Init, Output, Resume, Segmenter, Warning,
+};
 use spyglass_media::{Frame, MediaTime, Resource, UtcTime};
 use spyglass_testkit::gop::{self, Encoder, Video};
 
@@ -36,7 +38,10 @@ impl Broadcast {
         let config = Config { chunk };
         Self {
             segmenter: Segmenter::new(config, Default::default()),
-            list: Chunklist::new(chunklist::Config::new(config.target_duration())),
+            list: Chunklist::new(
+                chunklist::Config::new(config.target_duration()),
+                &Resume::default(),
+            ),
             judge: Judge::default(),
             outputs: Vec::new(),
             config,
@@ -130,6 +135,7 @@ impl Broadcast {
         self.segmenter = Segmenter::new(self.config, self.list.resume());
         self.now += away;
         self.segmenter.on_restart(self.instant(), BEGIN + self.now);
+        self.judge.restarted();
     }
 
     fn carry_out(&mut self, outputs: Vec<Output>) {

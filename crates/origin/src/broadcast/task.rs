@@ -51,8 +51,6 @@ pub(crate) struct Setup {
     pub record: Record,
     /// As the journal had it.
     pub restored: Option<journal::Restored>,
-    /// State was lost: sequence and epoch begin no lower than this.
-    pub floor: Option<Resume>,
 }
 
 /// Starts the task of a broadcast.
@@ -107,7 +105,7 @@ impl Task {
         let mut life = Life::new(limits, setup.record.phase, now());
         let mut last = FIRST;
         let mut segmenter = None;
-        let mut floor = setup.floor;
+        let mut floor = None;
         if let Some(restored) = setup.restored {
             last = restored.last;
             floor = restored.floor;
@@ -274,9 +272,12 @@ impl Task {
             record.chunk.get_or_insert(chunk);
         }
         if self.segmenter.is_none() {
+            let floor = self.registry.floor(grant);
+            self.floor.epoch = self.floor.epoch.max(floor.epoch);
+            self.floor.next_sequence = self.floor.next_sequence.max(floor.next_sequence);
             let config = segmenter::Config { chunk };
             let chunklist = chunklist::Config::new(config.target_duration());
-            *self.objects.lock() = Some(Chunklist::new(chunklist));
+            *self.objects.lock() = Some(Chunklist::new(chunklist, &self.floor));
             self.segmenter = Some(Segmenter::new(config, self.floor));
         }
         self.registry.announce(self.id);
