@@ -52,6 +52,8 @@ pub struct Record {
     pub phase: Phase,
     /// Only tokens open it.
     pub private: bool,
+    /// Control or a publisher has named it; until then only a viewer has.
+    pub named: bool,
     /// Chunk length as its token said; `None` until a publisher came.
     pub chunk: Option<Duration>,
     /// The first frame ever.
@@ -72,6 +74,7 @@ impl Record {
         Self {
             phase: Phase::Created,
             private,
+            named: true,
             chunk: None,
             started: None,
             ended: None,

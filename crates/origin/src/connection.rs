@@ -24,7 +24,7 @@ use tracing::{debug, info};
 use crate::broadcast::{Arrival, Broadcast, Candidate, Input, Order, PlayAnswer, PublishAnswer};
 use crate::gate::Place;
 use crate::life::ConnectionId;
-use crate::pace::Pace;
+use crate::pace::{Lead, Pace};
 use crate::registry::Registry;
 use crate::viewer::{Mailbox, Taken};
 use crate::{now, sleep_until};
@@ -40,6 +40,10 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a publisher may send ahead of its rate.
 const BURST: Duration = Duration::from_secs(8);
+
+/// Unsent bytes beyond which nothing more is read: a peer that asks for answers
+/// and reads none costs no more than this.
+const UNSENT: usize = 256 * 1024;
 
 /// The longest a peer may take to read a refusal.
 const LINGER: Duration = Duration::from_secs(1);
@@ -103,6 +107,7 @@ struct Link {
     broadcast: Arc<Broadcast>,
     orders: mpsc::Receiver<Order>,
     pace: Pace,
+    lead: Lead,
 }
 
 /// A publish that the broadcast's task has not decided yet.
@@ -156,9 +161,12 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<R, W>
     async fn step(&mut self, buffer: &mut [u8]) -> Result<(), End> {
         self.collect_output()?;
         let deadline = self.next_deadline();
-        let paused = self.resume_reading.is_some() || self.asked.is_some();
+        let unsent: usize = self.pending.iter().map(Bytes::len).sum();
+        let paused = self.resume_reading.is_some() || self.asked.is_some() || unsent > UNSENT;
         let happened = tokio::select! {
             biased;
+            // Before the reads: a peer that always sends must not put it off.
+            () = sleep_until(deadline) => Happened::Deadline,
             written = write(&mut self.writer, &self.pending), if !self.pending.is_empty() => {
                 Happened::Written(written?)
             }
@@ -166,7 +174,6 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<R, W>
             answer = answered(&mut self.asked) => Happened::Answered(answer),
             happened = order_or_ready(&mut self.role) => happened,
             count = self.reader.read(buffer), if !paused => Happened::Read(count?),
-            () = sleep_until(deadline) => Happened::Deadline,
         };
         match happened {
             Happened::Written(count) => self.on_written(count),
@@ -253,7 +260,10 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<R, W>
         match event {
             Event::Publish(request) => self.on_publish(&request).await,
             Event::Play(request) => self.on_play(&request).await,
-            Event::Media(message) => self.forward(|id| Input::Media(id, message)).await,
+            Event::Media(message) => {
+                self.hold_to_real_time(message.timestamp);
+                self.forward(|id| Input::Media(id, message)).await
+            }
             Event::Metadata(body) => self.forward(|id| Input::Metadata(id, body)).await,
             Event::Pong => self.forward(Input::Alive).await,
             Event::Stopped => match self.role {
@@ -261,6 +271,16 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<R, W>
                 Role::Publisher(_) | Role::Viewer(_) => Err(End::Peer),
             },
             Event::Data(_) => Ok(()),
+        }
+    }
+
+    /// Chunks are made by media time: a publisher whose clock runs ahead of ours
+    /// is read more slowly.
+    fn hold_to_real_time(&mut self, timestamp: u32) {
+        if let Role::Publisher(link) = &mut self.role
+            && let Some(pause) = link.lead.on_message(now(), timestamp)
+        {
+            self.resume_reading = self.resume_reading.max(Some(now() + pause));
         }
     }
 
@@ -312,7 +332,9 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<R, W>
         let ended = |_| ("ended", ENDED);
         broadcast.inputs.send(Input::Publish(candidate)).await.map_err(ended)?;
         let pace = Pace::new(self.registry.config.publisher_mbit, BURST, now());
-        self.role = Role::Publisher(Link { id: connection, broadcast, orders: receiver, pace });
+        let lead = Lead::new(now());
+        self.role =
+            Role::Publisher(Link { id: connection, broadcast, orders: receiver, pace, lead });
         self.registry.metrics.publishers.inc();
         Ok(Asked { request: request.id, answer: answered })
     }
@@ -352,8 +374,13 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<R, W>
         };
         match answer.await {
             Ok(PlayAnswer::Accepted) => {
+                let (id, viewer) = (mailbox.broadcast, mailbox.viewer);
                 self.role = Role::Viewer(mailbox);
                 self.registry.metrics.push_viewers().inc();
+                // Revoked since the token was checked: then nobody told the mailbox.
+                if self.registry.attachment.revoked(id, viewer) {
+                    return self.refuse(request.id, Refusal::PlayDenied, "revoked", REVOKED);
+                }
                 Ok(self.server.accept(now(), request.id)?)
             }
             Ok(PlayAnswer::SeatTaken) => {
@@ -384,13 +411,12 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<R, W>
             ));
         };
         if attachment.revoked(id, grant.viewer) {
-            return Err(("revoked", "this token was revoked"));
+            return Err(("revoked", REVOKED));
         }
         self.place.prove();
         let full =
             |_| ("full", "this origin holds as many broadcasts as it takes: try again later");
-        // Until its publisher or control says otherwise, nobody else may see it.
-        let broadcast = self.registry.ensure(id, true).map_err(full)?;
+        let broadcast = self.registry.await_publisher(id).map_err(full)?;
         let limits = self.registry.config.queue_limits();
         let seat = (seat, grant.generation);
         let mailbox = Arc::new(Mailbox::new(id, grant.viewer, seat, now_utc(), limits));
@@ -451,6 +477,7 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<R, W>
 
 const NO_TOKEN: (&str, &str) =
     ("no_token", "no token: the stream key is <broadcast id>?token=<token>, as control gave it");
+const REVOKED: &str = "this token was revoked";
 const ENDED: &str = "this broadcast has ended: create a new one";
 
 fn denied(denied: Denied) -> (&'static str, &'static str) {

@@ -8,6 +8,8 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 use std::{fs, io};
@@ -96,6 +98,8 @@ impl Page {
         Some(Record {
             phase: phases.into_iter().find(|phase| phase.as_str() == self.phase)?,
             private: self.private,
+            // Others are not written.
+            named: true,
             chunk: self.chunk_ms.map(Duration::from_millis),
             started: self.started_ms.map(UtcTime::from_millis),
             ended: self.ended_ms.map(UtcTime::from_millis),
@@ -124,6 +128,8 @@ pub struct Journal {
     root: PathBuf,
     jobs: SyncSender<Job>,
     metrics: Metrics,
+    /// The disk did not keep up with the last job; told of once.
+    slow: Arc<AtomicBool>,
 }
 
 impl Journal {
@@ -135,7 +141,7 @@ impl Journal {
         std::thread::Builder::new()
             .name("journal".to_owned())
             .spawn(move || write_all(&directory, &receiver))?;
-        Ok(Self { root, jobs, metrics })
+        Ok(Self { root, jobs, metrics, slow: Arc::default() })
     }
 
     /// Saves a page, the media that is new in it, and forgets what is `gone`.
@@ -158,10 +164,12 @@ impl Journal {
 
     fn hand_over(&self, job: Job) {
         match self.jobs.try_send(job) {
-            Ok(()) => {}
+            Ok(()) => self.slow.store(false, Ordering::Relaxed),
             Err(TrySendError::Full(_)) => {
                 self.metrics.journal_skipped.inc();
-                warn!("the disk is slow: a page of the journal was left out");
+                if !self.slow.swap(true, Ordering::Relaxed) {
+                    warn!("the disk is slow: pages of the journal are left out");
+                }
             }
             Err(TrySendError::Disconnected(_)) => error!("the journal's thread has ended"),
         }

@@ -142,7 +142,12 @@ impl Origin {
         let addresses = Addresses {
             id,
             health,
-            rtmp: public_url(config.public_rtmp.as_deref(), "rtmp", &rtmp, "/live"),
+            rtmp: with_application(public_url(
+                config.public_rtmp.as_deref(),
+                "rtmp",
+                &rtmp,
+                "/live",
+            )),
             http: public_url(config.public_http.as_deref(), "http", &http, ""),
             grpc: public_url(config.public_grpc.as_deref(), "http", &grpc, ""),
         };
@@ -235,6 +240,12 @@ impl Origin {
         let key = self.key.clone();
         Ok(attach::start(controls, key, profile, self.state.clone(), source, shutdown.clone())?)
     }
+}
+
+/// An operator may leave the application out: there is only one.
+fn with_application(url: String) -> String {
+    let path = url.split_once("://").and_then(|(_, rest)| rest.split_once('/'));
+    if path.is_none() { url + "/live" } else { url }
 }
 
 /// The time as machines want it; follows tokio's clock, which tests can pause.

@@ -205,10 +205,19 @@ impl Life {
         actions
     }
 
+    /// An ended broadcast has nothing to serve: it is gone at once.
+    pub fn forget(&mut self, now: Instant) {
+        if self.phase == Phase::Ended {
+            self.until = Some(now);
+        }
+    }
+
     /// When [`Life::on_deadline`] wants to be called.
     pub fn next_deadline(&self) -> Option<Instant> {
         let silence = match (&self.publisher, self.phase) {
-            (Some(publisher), Phase::Live) => Some(publisher.last_frame + self.limits.silence),
+            (Some(publisher), Phase::Live | Phase::Created) => {
+                Some(publisher.last_frame + self.limits.silence)
+            }
             _ => None,
         };
         let challenge = self.challenger.map(|(_, until)| until);
@@ -232,7 +241,10 @@ impl Life {
             .publisher
             .as_ref()
             .is_some_and(|publisher| publisher.last_frame + self.limits.silence <= now);
-        if silent {
+        if silent && self.phase == Phase::Created {
+            // Accepted, and never a frame: not worth a place.
+            actions.extend(self.publisher.take().map(|publisher| Action::Cut(publisher.id)));
+        } else if silent {
             actions.extend(self.interrupt(now));
         }
         if self.until.is_some_and(|until| until <= now) {
@@ -351,6 +363,25 @@ mod tests {
         assert_eq!(life.on_closed(now, A), []);
         assert_eq!(life.phase(), Phase::Created);
         assert_eq!(life.next_deadline(), None);
+    }
+
+    #[test]
+    fn a_publisher_who_sends_nothing_is_cut() {
+        let now = Instant::now();
+        let mut life = Life::new(LIMITS, Phase::Created, now);
+        life.on_publisher(now, A);
+        assert_eq!(life.next_deadline(), Some(now + seconds(10)));
+        assert_eq!(life.on_deadline(now + seconds(10)), [Cut(A)]);
+        assert_eq!(life.on_publisher(now + seconds(11), B), [Accept(B)]);
+    }
+
+    #[test]
+    fn an_end_without_anything_to_serve_is_gone_at_once() {
+        let now = Instant::now();
+        let mut life = Life::new(LIMITS, Phase::Created, now);
+        life.on_end(now);
+        life.forget(now);
+        assert_eq!(life.on_deadline(now), [Enter(Phase::Gone)]);
     }
 
     #[test]

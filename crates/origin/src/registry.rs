@@ -19,6 +19,7 @@ use spyglass_hls::segmenter::{self, Resume};
 use spyglass_media::{BroadcastId, UtcTime};
 use spyglass_token::PublishGrant;
 use tokio::sync::broadcast;
+use tokio::sync::mpsc::error::TrySendError;
 use tracing::error;
 
 use crate::broadcast::{self as live, Broadcast, Input, Record, Setup};
@@ -118,12 +119,26 @@ impl Registry {
         Resume { next_sequence: seconds, epoch, tail: None }
     }
 
-    /// A broadcast by id, announced now if it was not known: by control, by a
-    /// publisher's token, or by a viewer who came before either.
+    /// A broadcast that control or a publisher's token names.
     pub fn ensure(
         self: &Arc<Self>,
         id: BroadcastId,
         private: bool,
+    ) -> Result<Arc<Broadcast>, Full> {
+        self.find_or_open(id, Record::created(now_utc(), private, Bytes::new()))
+    }
+
+    /// A broadcast that only a viewer names so far. It may belong to another
+    /// origin, so nobody is told of it before control or a publisher names it.
+    pub fn await_publisher(self: &Arc<Self>, id: BroadcastId) -> Result<Arc<Broadcast>, Full> {
+        let record = Record { named: false, ..Record::created(now_utc(), true, Bytes::new()) };
+        self.find_or_open(id, record)
+    }
+
+    fn find_or_open(
+        self: &Arc<Self>,
+        id: BroadcastId,
+        record: Record,
     ) -> Result<Arc<Broadcast>, Full> {
         let mut broadcasts = self.broadcasts.lock();
         if let Some(broadcast) = broadcasts.get(&id) {
@@ -137,12 +152,11 @@ impl Registry {
             self.journal.remove(oldest);
             self.change(directory_entry(oldest, BroadcastState::Removed, true, self.incarnation));
         }
-        let record = Record::created(now_utc(), private, Bytes::new());
         let setup = Setup { id, record, restored: None };
         let broadcast = live::spawn(self, setup);
         broadcasts.insert(id, Arc::clone(&broadcast));
         drop(broadcasts);
-        self.change(self.entry(&broadcast));
+        self.announce(id);
         Ok(broadcast)
     }
 
@@ -171,7 +185,8 @@ impl Registry {
     /// The directory as it stands.
     pub fn directory(&self) -> Vec<DirectoryEntry> {
         let broadcasts: Vec<_> = self.broadcasts.lock().values().cloned().collect();
-        broadcasts.iter().map(|broadcast| self.entry(broadcast)).collect()
+        let named = broadcasts.iter().filter(|broadcast| broadcast.record().named);
+        named.map(|broadcast| self.entry(broadcast)).collect()
     }
 
     /// The version of a broadcast's newest list, if it has one.
@@ -187,7 +202,9 @@ impl Registry {
 
     /// Tells edges what the directory now says of this broadcast.
     pub fn announce(&self, id: BroadcastId) {
-        if let Some(broadcast) = self.get(id) {
+        if let Some(broadcast) = self.get(id)
+            && broadcast.record().named
+        {
             self.change(self.entry(&broadcast));
         }
     }
@@ -261,13 +278,16 @@ impl Registry {
         }
     }
 
-    /// Asks every broadcast's task for something; one that is too busy to take
-    /// it is left out.
+    /// Asks a broadcast's task for something. When its publisher keeps it busy
+    /// the request waits its turn in a task of its own; operators and edges make
+    /// few of them.
     pub fn ask(&self, id: BroadcastId, input: Input) {
-        if let Some(broadcast) = self.get(id)
-            && broadcast.inputs.try_send(input).is_err()
-        {
-            error!(broadcast = %id, "the broadcast's task did not take a request");
+        let Some(broadcast) = self.get(id) else { return };
+        if let Err(TrySendError::Full(input)) = broadcast.inputs.try_send(input) {
+            tokio::spawn(async move {
+                // Gone meanwhile: nothing to do.
+                let _ = broadcast.inputs.send(input).await;
+            });
         }
     }
 }
@@ -328,7 +348,7 @@ impl Source for Reports {
         let broadcasts: Vec<_> = registry.broadcasts.lock().values().cloned().collect();
         let known = broadcasts.iter().map(|broadcast| (broadcast.id, broadcast.record()));
         known
-            .filter(|(_, record)| record.phase != Phase::Gone)
+            .filter(|(_, record)| record.named && record.phase != Phase::Gone)
             .map(|(id, record)| BroadcastRecord {
                 broadcast: id.to_string(),
                 phase: control_phase(record.phase).into(),

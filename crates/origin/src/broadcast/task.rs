@@ -101,15 +101,17 @@ impl Task {
         setup: Setup,
         list: watch::Sender<Option<Arc<List>>>,
     ) -> Self {
-        let limits = registry.config.life_limits();
-        let mut life = Life::new(limits, setup.record.phase, now());
+        let mut limits = registry.config.life_limits();
+        if let Some(restored) = &setup.restored {
+            limits.resume = restored.resume;
+        }
+        let life = Life::new(limits, setup.record.phase, now());
         let mut last = FIRST;
         let mut segmenter = None;
         let mut floor = None;
         if let Some(restored) = setup.restored {
             last = restored.last;
             floor = restored.floor;
-            life.set_resume(restored.resume);
             if let (Some(chunklist), Some(chunk)) = (restored.chunklist, setup.record.chunk) {
                 if !chunklist.ended() {
                     let config = segmenter::Config { chunk };
@@ -269,6 +271,7 @@ impl Task {
         {
             let mut record = self.record.lock();
             record.private = grant.private;
+            record.named = true;
             record.chunk.get_or_insert(chunk);
         }
         if self.segmenter.is_none() {
@@ -452,6 +455,9 @@ impl Task {
         };
         drop(objects);
         let record = self.record.lock().clone();
+        if !record.named {
+            return;
+        }
         let resume = self.life.resume();
         let page = journal::Page::new(self.id, &record, resume, self.last, list);
         self.registry.journal.save(page, new.to_vec(), gone);
@@ -472,7 +478,13 @@ impl Task {
             }
         }
         match phase {
-            Phase::Ended => self.finish(),
+            Phase::Ended => {
+                self.finish();
+                if self.list.borrow().is_none() {
+                    // Nothing was ever listed, so there is nothing to keep.
+                    self.life.forget(now());
+                }
+            }
             Phase::Gone => {
                 *self.objects.lock() = None;
                 self.list.send_replace(None);
@@ -550,6 +562,7 @@ impl Task {
         {
             let mut record = self.record.lock();
             record.private = private;
+            record.named = true;
             record.memo = memo;
         }
         self.registry.announce(self.id);
