@@ -21,6 +21,7 @@ pub mod log;
 pub mod panics;
 mod secret;
 mod shutdown;
+pub mod socket;
 pub mod state;
 
 use spyglass_media::{NodeId, UtcTime};

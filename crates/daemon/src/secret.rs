@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-use spyglass_api::auth::{ClusterKey, KeyError};
+use spyglass_api::auth::{ClusterKey, KeyError, SHORT};
+use tracing::warn;
 
 /// Text that neither `Debug` nor an error shows.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,7 +57,7 @@ pub enum ClusterKeyError {
         source: std::io::Error,
     },
     /// Not fit to be a key.
-    #[error("{0}: use at least 8 visible ASCII characters without spaces")]
+    #[error("{0}: use visible ASCII characters without spaces, 16 or more")]
     Unfit(#[from] KeyError),
 }
 
@@ -69,13 +70,21 @@ pub fn cluster_key(
     match (key, file) {
         (Some(_), Some(_)) => Err(ClusterKeyError::Both),
         (None, None) => Err(ClusterKeyError::Missing),
-        (Some(key), None) => Ok(ClusterKey::new(key.expose())?),
+        (Some(key), None) => checked(key.expose()),
         (None, Some(path)) => {
             let failed = |source| ClusterKeyError::File { path: path.clone(), source };
             let text = std::fs::read_to_string(path).map_err(failed)?;
-            Ok(ClusterKey::new(text.trim())?)
+            checked(text.trim())
         }
     }
+}
+
+fn checked(text: &str) -> Result<ClusterKey, ClusterKeyError> {
+    let key = ClusterKey::new(text)?;
+    if text.len() < SHORT {
+        warn!("the cluster key has fewer than {SHORT} characters and can be guessed");
+    }
+    Ok(key)
 }
 
 #[cfg(test)]

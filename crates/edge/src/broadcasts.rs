@@ -145,7 +145,10 @@ impl Broadcasts {
                     return Err((refusal, status(forwarded).unwrap_or(CacheStatus::Negative)));
                 }
                 Polled { poll: Poll::Wait { until, stale }, fetch, .. } => {
-                    forwarded.get_or_insert((stale, false)).1 |= fetch.is_some();
+                    let own = fetch.is_some();
+                    if own || broadcast.slot.lock().state(now()) == slot::State::Fetching {
+                        forwarded.get_or_insert((stale, false)).1 |= own;
+                    }
                     match &mut wake {
                         // What changed before this must not be missed: ask once more.
                         None => wake = Some(broadcast.wake.subscribe()),

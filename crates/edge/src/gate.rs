@@ -1,7 +1,7 @@
 //! How many connections there may be, in all and from one address.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -47,7 +47,8 @@ impl Gate {
 
     /// A place for a connection of `address`, until it is dropped.
     pub fn enter(&self, address: IpAddr) -> Result<Place, Full> {
-        let address = (!address.to_canonical().is_loopback()).then(|| network(address));
+        let address = (!address.to_canonical().is_loopback())
+            .then(|| spyglass_daemon::listen::network(address));
         let mut counts = self.counts.lock();
         if counts.all >= self.most {
             return Err(Full::Edge);
@@ -61,17 +62,6 @@ impl Gate {
         }
         counts.all += 1;
         Ok(Place { address, counts: Arc::clone(&self.counts) })
-    }
-}
-
-/// Who has one IPv6 address has 2⁶⁴ of them.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => {
-            let prefix = address.to_bits() & (u128::MAX << 64);
-            IpAddr::V6(Ipv6Addr::from_bits(prefix))
-        }
-        v4 => v4,
     }
 }
 

@@ -36,8 +36,8 @@ use crate::outcome::CacheStatus;
 use crate::refusal::Refusal;
 use crate::request::{self, Object, Route};
 use crate::respond::{Asked, Body, Responder};
-use crate::socket::{Reset, Socket};
 use crate::viewers::{Lease, Viewers};
+use spyglass_daemon::socket::{Reset, Socket};
 
 const HEADERS: usize = 64;
 const HEADER_BYTES: usize = 16 * 1024;

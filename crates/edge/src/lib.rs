@@ -31,7 +31,6 @@ pub mod refusal;
 pub mod request;
 pub mod respond;
 pub mod slot;
-mod socket;
 pub mod viewers;
 mod watch;
 

@@ -181,6 +181,9 @@ impl<L> Held<L> {
 /// Origin processes remembered as gone, so that their late words are known.
 const RETIRED: usize = 8;
 
+/// A chunk further behind the newest one is kept by no origin.
+const KEPT: u64 = 1_024;
+
 /// One broadcast's list.
 #[derive(Debug)]
 pub struct Slot<L> {
@@ -466,11 +469,11 @@ impl<L: Clone> Slot<L> {
             Resource::Index | Resource::Chunklist => true,
             Resource::Init { epoch } => epoch <= epoch_known,
             Resource::Chunk { epoch, sequence } => {
-                epoch <= epoch_known && Position::closed(sequence) <= listed
+                let kept = sequence.saturating_add(KEPT) >= listed.sequence;
+                epoch <= epoch_known && kept && Position::closed(sequence) <= listed
             }
-            Resource::Part { epoch, sequence, part } => {
-                epoch <= epoch_known && Position { sequence, part: Some(part) } <= listed
-            }
+            // Origins of this release make none.
+            Resource::Part { .. } => false,
         })
     }
 }

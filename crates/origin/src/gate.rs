@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use spyglass_daemon::listen::network;
 
 /// Hands out places.
 #[derive(Clone, Debug)]
@@ -62,6 +63,7 @@ impl Gate {
 
     /// A place for a connection from `address`.
     pub fn enter(&self, address: IpAddr) -> Result<Place, Closed> {
+        let address = network(address);
         let mut counts = self.0.counts.lock();
         if counts.all >= self.0.most {
             return Err(Closed::Full);

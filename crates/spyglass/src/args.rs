@@ -101,7 +101,7 @@ pub struct Policy {
     #[serde(skip_serializing_if = "Option::is_none")]
     push_viewers: Option<u32>,
     /// Chunk length in seconds, 1 to 10 [default: 3]
-    #[arg(long, value_name = "S", env = "SPYGLASS_CHUNK_SECONDS")]
+    #[arg(long, value_name = "S", env = "SPYGLASS_CHUNK_SECONDS", value_parser = checked_chunk)]
     #[serde(skip_serializing_if = "Option::is_none")]
     chunk_seconds: Option<f64>,
     /// How long an interrupted broadcast may come back, in seconds [default: 30]
@@ -121,4 +121,10 @@ pub struct Policy {
 /// What was given, as the table that wins over a file.
 pub fn overlay(args: &impl Serialize) -> anyhow::Result<toml::Table> {
     toml::Table::try_from(args).context("flags and environment")
+}
+
+/// So that a mistake in a flag is told as one, before anything starts.
+fn checked_chunk(text: &str) -> Result<f64, &'static str> {
+    let seconds = text.parse::<f64>().ok().filter(|seconds| (1.0..=10.0).contains(seconds));
+    seconds.ok_or("give 1 to 10 seconds")
 }

@@ -22,6 +22,18 @@ pub fn write(file: Option<&Path>, content: &Value) -> anyhow::Result<()> {
         .with_context(|| format!("cannot write the ready file {}", file.display()))
 }
 
+/// Removes what an earlier run wrote: whoever waits for the file must not read
+/// old addresses.
+pub fn clear(file: Option<&Path>) -> anyhow::Result<()> {
+    let Some(file) = file else { return Ok(()) };
+    match std::fs::remove_file(file) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot replace the ready file {}", file.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Waits until `GET path` at `address` is answered with 200.
 pub async fn answers(address: SocketAddr, path: &str, limit: Duration) -> anyhow::Result<()> {
     let asked = async {

@@ -108,6 +108,7 @@ pub fn edge_entry(edge: &Edge) -> Value {
 
 /// Runs control to its end.
 pub async fn control(args: ControlArgs, shutdown: Shutdown) -> anyhow::Result<()> {
+    ready::clear(args.files.ready_file.as_deref())?;
     let config: spyglass_control::Config =
         config::load(args.files.config.as_deref(), overlay(&args)?)?;
     log::init(config.log_format);
@@ -120,6 +121,7 @@ pub async fn control(args: ControlArgs, shutdown: Shutdown) -> anyhow::Result<()
 
 /// Runs an origin to its end.
 pub async fn origin(args: OriginArgs, shutdown: Shutdown) -> anyhow::Result<()> {
+    ready::clear(args.files.ready_file.as_deref())?;
     let config: spyglass_origin::Config =
         config::load(args.files.config.as_deref(), overlay(&args)?)?;
     log::init(config.log_format);
@@ -130,6 +132,7 @@ pub async fn origin(args: OriginArgs, shutdown: Shutdown) -> anyhow::Result<()> 
 
 /// Runs an edge to its end.
 pub async fn edge(args: EdgeArgs, shutdown: Shutdown) -> anyhow::Result<()> {
+    ready::clear(args.files.ready_file.as_deref())?;
     let config: spyglass_edge::Config =
         config::load(args.files.config.as_deref(), overlay(&args)?)?;
     log::init(config.log_format);

@@ -37,7 +37,7 @@ pub struct Args {
     #[serde(skip)]
     files: Files,
     /// Number of edges [default: 2]
-    #[arg(long, value_name = "N", env = "SPYGLASS_EDGES")]
+    #[arg(long, value_name = "N", env = "SPYGLASS_EDGES", value_parser = plan::checked_edges)]
     #[serde(skip_serializing_if = "Option::is_none")]
     edges: Option<usize>,
     /// Directory for what must survive a restart [default: ./spyglass-data]
@@ -76,6 +76,7 @@ pub struct Args {
 
 /// Runs everything until it is told to stop, or one service fails.
 pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
+    ready::clear(args.files.ready_file.as_deref())?;
     let flags = overlay(&args)?;
     let file = match &args.files.config {
         Some(path) => config::read::<plan::File>(path)?,

@@ -45,6 +45,19 @@ async fn hostile_input_costs_one_connection() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_asks_and_never_reads_is_cut() {
+    let system = System::up(&["--edges", "1"]).await;
+    let mut socket = TcpStream::connect(authority(&system.origin_rtmp())).await.unwrap();
+    let mut hello = vec![3];
+    hello.resize(1 + 1536 + 1536, 0);
+    socket.write_all(&hello).await.unwrap();
+    let pings = message(2, 4, 0, &[0, 6, 0, 0, 0, 0]).repeat(10_000);
+    let flood = async { while socket.write_all(&pings).await.is_ok() {} };
+    let cut = tokio::time::timeout(Duration::from_secs(20), flood).await;
+    assert!(cut.is_ok(), "still connected without a token after 20 s");
+}
+
 /// Sends bytes, and reads until the peer closes or 300 ms of silence.
 async fn attack(address: SocketAddr, input: &[u8]) {
     let mut socket = TcpStream::connect(address).await.unwrap();

@@ -2,6 +2,7 @@
 //! the program and use the same API as everybody.
 
 use axum::extract::Path;
+use axum::extract::rejection::PathRejection;
 use axum::response::Response;
 use http::StatusCode;
 use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY};
@@ -29,13 +30,13 @@ pub async fn home() -> Response<String> {
 
 /// `GET /watch/{id}`. Whether there is such a broadcast, the page asks itself:
 /// so it is the same for those that are nobody's business.
-pub async fn watch(path: Option<Path<String>>) -> Result<Response<String>, Problem> {
-    let id = path.and_then(|Path(id)| id.parse::<BroadcastId>().ok());
+pub async fn watch(path: Result<Path<String>, PathRejection>) -> Result<Response<String>, Problem> {
+    let id = path.ok().and_then(|Path(id)| id.parse::<BroadcastId>().ok());
     id.map(|_| page(WATCH)).ok_or_else(Problem::no_such_broadcast)
 }
 
 /// `GET /assets/{name}`
-pub async fn asset(path: Option<Path<String>>) -> Result<Response<String>, Problem> {
+pub async fn asset(path: Result<Path<String>, PathRejection>) -> Result<Response<String>, Problem> {
     let wanted = path.map(|Path(name)| name).unwrap_or_default();
     let found = ASSETS.iter().find(|(name, ..)| *name == wanted);
     let (_, kind, text) = found.ok_or_else(super::no_such_path)?;

@@ -10,6 +10,7 @@ use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use spyglass_daemon::Shutdown;
+use spyglass_daemon::socket::{Reset, Socket};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tower::ServiceExt as _;
@@ -21,6 +22,9 @@ use crate::panel::Panel;
 
 /// Time for a request's head; also how long a connection may idle.
 const HEADER: Duration = Duration::from_secs(10);
+
+/// A peer may accept no byte of an answer for so long.
+const WRITE: Duration = Duration::from_secs(15);
 
 /// Headers of one request.
 const HEADERS: usize = 64;
@@ -67,12 +71,12 @@ pub async fn serve(
         };
         // Small answers must not wait for acknowledgements.
         let _ = socket.set_nodelay(true);
+        let socket = Socket::new(socket, WRITE, Reset::default());
+        let socket = FirstBytes::new(socket, HEADER);
         let service =
             router.clone().map_request(|request: http::Request<Incoming>| request.map(Body::new));
         let service = TowerToHyperService::new(service);
-        let connection = server
-            .serve_connection(TokioIo::new(FirstBytes::new(socket, HEADER)), service)
-            .into_owned();
+        let connection = server.serve_connection(TokioIo::new(socket), service).into_owned();
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
             if let Err(error) = connection.await {

@@ -332,8 +332,10 @@ fn what_lies_beyond_the_known_position_does_not_exist() {
     assert_eq!(slot.may_exist(chunk(1, 6)), Some(false));
     assert_eq!(slot.may_exist(chunk(2, 5)), Some(false));
     assert_eq!(slot.may_exist(Resource::Init { epoch: 2 }), Some(false));
-    assert_eq!(slot.may_exist(Resource::Part { epoch: 1, sequence: 5, part: 9 }), Some(true));
-    assert_eq!(slot.may_exist(Resource::Part { epoch: 1, sequence: 6, part: 0 }), Some(false));
+    assert_eq!(slot.may_exist(Resource::Part { epoch: 1, sequence: 5, part: 0 }), Some(false));
     expire(&mut slot, 6);
     assert_eq!(slot.may_exist(chunk(1, 6)), Some(true));
+    let slot = holding(now, 2_000);
+    assert_eq!(slot.may_exist(chunk(1, 2_000 - KEPT)), Some(true));
+    assert_eq!(slot.may_exist(chunk(1, 2_000 - KEPT - 1)), Some(false));
 }

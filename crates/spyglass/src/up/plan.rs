@@ -207,6 +207,12 @@ fn place(text: &str) -> anyhow::Result<(&str, Location)> {
     Ok((id, location.parse()?))
 }
 
+/// A number of edges that one process may have.
+pub fn checked_edges(text: &str) -> Result<usize, String> {
+    let edges = text.parse().ok().filter(|edges| (1..=MOST_EDGES).contains(edges));
+    edges.ok_or_else(|| format!("give 1 to {MOST_EDGES}"))
+}
+
 /// As it was given, if it is an address.
 pub fn checked_listen(text: &str) -> Result<String, String> {
     listen(text).map(|_| text.to_owned()).map_err(|error| error.to_string())

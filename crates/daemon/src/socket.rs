@@ -1,6 +1,6 @@
-//! A viewer's socket: what hyper has no limit for.
+//! An HTTP peer's socket: what hyper has no limit for.
 //!
-//! A viewer that accepts no byte of an answer for too long is cut; one that is
+//! A peer that accepts no byte of an answer for too long is cut; one that is
 //! cut, for this or another reason, does not get what the kernel still holds
 //! for it.
 
@@ -52,7 +52,7 @@ impl Socket {
         }
         ready!(stall.as_mut().poll(context));
         self.reset.store(true, Ordering::Relaxed);
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the viewer does not read")))
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer does not read")))
     }
 }
 
