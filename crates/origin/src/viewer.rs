@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use spyglass_api::control::Lease;
 use spyglass_media::{BroadcastId, UtcTime, ViewerId};
 use tokio::sync::Notify;
 
@@ -93,6 +94,17 @@ impl Mailbox {
             since,
             contents: Mutex::new(contents),
             ready: Notify::new(),
+        }
+    }
+
+    /// What control is told of this viewer.
+    pub fn lease(&self) -> Lease {
+        Lease {
+            broadcast: self.broadcast.to_string(),
+            viewer: self.viewer.to_string(),
+            seat: self.seat,
+            generation: self.generation,
+            since_ms: self.since.millis(),
         }
     }
 

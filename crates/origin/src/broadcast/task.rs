@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use spyglass_api::control::Lease;
 use spyglass_daemon::now_utc;
 use spyglass_hls::chunklist::{self, Chunklist};
 use spyglass_hls::playlist;
@@ -510,7 +509,7 @@ impl Task {
         }
         for mailbox in self.seats.clear() {
             mailbox.close(CloseReason::Ended);
-            self.registry.attachment.lease_ended(lease(&mailbox));
+            self.registry.attachment.lease_ended(mailbox.lease());
         }
     }
 
@@ -533,20 +532,20 @@ impl Task {
             Taken::From(previous) => {
                 previous.close(CloseReason::Replaced);
                 if previous.viewer != mailbox.viewer {
-                    self.registry.attachment.lease_ended(lease(&previous));
+                    self.registry.attachment.lease_ended(previous.lease());
                 }
             }
         }
         for packet in self.fanout.backlog() {
             mailbox.push(packet.clone());
         }
-        self.registry.attachment.lease_begun(lease(mailbox));
+        self.registry.attachment.lease_begun(mailbox.lease());
         PlayAnswer::Accepted
     }
 
     fn on_left(&mut self, mailbox: &Arc<Mailbox>) {
         if self.seats.leave(mailbox) {
-            self.registry.attachment.lease_ended(lease(mailbox));
+            self.registry.attachment.lease_ended(mailbox.lease());
         }
     }
 
@@ -594,13 +593,3 @@ impl Task {
 
 const CHUNK_MIN: Duration = Duration::from_secs(1);
 const CHUNK_MAX: Duration = Duration::from_secs(10);
-
-fn lease(mailbox: &Mailbox) -> Lease {
-    Lease {
-        broadcast: mailbox.broadcast.to_string(),
-        viewer: mailbox.viewer.to_string(),
-        seat: mailbox.seat,
-        generation: mailbox.generation,
-        since_ms: mailbox.since.millis(),
-    }
-}
