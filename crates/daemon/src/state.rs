@@ -6,7 +6,8 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// A directory of one service, readable by its user alone.
+/// A directory of one service. It is made for its user alone, and so is every
+/// file in it, whoever made the directory.
 #[derive(Clone, Debug)]
 pub struct StateDir(Arc<Path>);
 

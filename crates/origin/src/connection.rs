@@ -85,6 +85,7 @@ pub async fn serve<R, W>(
     };
     connection.leave().await;
     match connection.role {
+        Role::Stranger if matches!(end, End::Refused(_)) => info!(%peer, %end, "RTMP connection"),
         Role::Stranger => debug!(%peer, %end, "RTMP connection"),
         Role::Publisher(ref link) => {
             info!(%peer, broadcast = %link.broadcast.id, %end, "publisher left");

@@ -58,6 +58,12 @@ use crate::registry::{Registry, Reports};
 /// How often tombstones are looked through.
 const SWEEP: Duration = Duration::from_secs(60);
 
+/// How often readiness is looked at.
+const BEAT: Duration = Duration::from_millis(250);
+
+/// Stands in the way of readiness until control has been heard once.
+const KEYS: &str = "control has not given the keys that verify tokens yet";
+
 /// The longest that connections may take to close when the origin stops.
 const DRAIN: Duration = Duration::from_secs(3);
 
@@ -205,6 +211,7 @@ impl Origin {
         let upstream = grpc::server()
             .add_service(service)
             .serve_with_incoming_shutdown(grpc::incoming(self.grpc), requested(shutdown.clone()));
+        tokio::spawn(watch_keys(self.admin.clone(), attachment, shutdown.clone()));
         self.admin.ready().set("starting", true);
         info!(id = %self.addresses.id, rtmp = self.addresses.rtmp, "origin is ready");
         let rtmp = accept(Arc::clone(&registry), self.rtmp, shutdown.clone());
@@ -364,6 +371,17 @@ fn on_expect(registry: &Arc<Registry>, expect: spyglass_api::control::Expect) {
 fn revoke(registry: &Registry, revocation: &spyglass_api::control::Revocation) {
     if let (Ok(id), Ok(viewer)) = (revocation.broadcast.parse(), revocation.viewer.parse()) {
         registry.ask(id, Input::Revoke(viewer));
+    }
+}
+
+/// Without control's keys no token can be verified: nobody can publish or play.
+async fn watch_keys(admin: Admin, attachment: Attachment, shutdown: Shutdown) {
+    loop {
+        admin.ready().set(KEYS, !attachment.keys().is_empty());
+        tokio::select! {
+            () = tokio::time::sleep(BEAT) => {}
+            () = shutdown.requested() => return,
+        }
     }
 }
 

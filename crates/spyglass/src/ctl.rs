@@ -189,7 +189,9 @@ async fn healthy(url: &str) -> anyhow::Result<()> {
 fn known(answer: Result<Value, Error>, operation: &str) -> anyhow::Result<Value> {
     match answer {
         Err(error) if matches!(error.status(), Some(404 | 405 | 501)) => {
-            bail!("this control cannot {operation} yet: it is of an earlier release")
+            bail!(
+                "this control does not {operation}: it is of another release, or --control is not its HTTP address"
+            )
         }
         other => Ok(other?),
     }

@@ -5,6 +5,7 @@
 //! through the runtime's blocking threads and see whole transactions.
 
 use std::ops::Bound;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -88,6 +89,9 @@ impl Embedded {
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         let shown = || path.display().to_string();
         let failed = |source| OpenError::Failed { path: shown(), source: Box::new(source) };
+        // The keys that sign tokens lie in it.
+        let private = std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path);
+        private.map_err(|error| failed(error.into()))?;
         let database =
             Database::builder().set_cache_size(CACHE).create(path).map_err(
                 |error| match error {

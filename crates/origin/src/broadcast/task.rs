@@ -403,7 +403,7 @@ impl Task {
                         debug!(broadcast = %self.id, sequence = gap.sequence, "no media: GAP listed");
                     }
                     Output::Warning(warning) => {
-                        warn!(broadcast = %self.id, warning = warning.as_str(), "from the publisher");
+                        warn!(broadcast = %self.id, kind = warning.as_str(), "publisher: {warning}");
                     }
                 }
                 if matches!(output, Output::Chunk(_)) {
