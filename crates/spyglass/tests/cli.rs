@@ -170,8 +170,8 @@ fn an_unknown_key_is_refused_with_its_file_and_line() {
 #[test]
 fn a_taken_port_says_which_and_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let held = TcpListener::bind(taken).unwrap();
+    let held = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = held.local_addr().unwrap();
     let (state, address) = (dir.path().to_str().unwrap(), taken.to_string());
     for (command, flag) in [
         ("control", "--http"),
