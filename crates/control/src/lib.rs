@@ -28,7 +28,6 @@ pub mod placement;
 pub mod record;
 mod revocations;
 pub mod seats;
-pub mod store;
 mod upkeep;
 mod users;
 
@@ -54,6 +53,7 @@ pub use crate::config::{Config, Invalid};
 use crate::panel::Panel;
 use crate::store::Store;
 use crate::store::embedded::{Embedded, OpenError};
+pub use spyglass_store as store;
 
 /// The longest that connections may take to close when control stops.
 const DRAIN: Duration = Duration::from_secs(3);

@@ -18,7 +18,7 @@ use redb::{
 };
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use super::{Answer, Change, Entry, Error, Item, MAX_PAGE, Revision, Store, Watch, check};
+use crate::{Answer, Change, Entry, Error, Item, MAX_PAGE, Revision, Store, Watch, check};
 
 /// Key to revision (8 bytes, big endian) and value.
 const ENTRIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("entries");
@@ -326,7 +326,7 @@ impl Store for Embedded {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::contract;
+    use crate::contract;
 
     #[tokio::test(flavor = "multi_thread")]
     async fn keeps_the_contract() {

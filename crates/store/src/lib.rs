@@ -1,4 +1,4 @@
-//! Where control keeps what must survive it.
+//! Where control and messages keep what must survive them.
 //!
 //! One interface, so that an operator can move from the [`embedded`] file to a
 //! replicated engine without anything else changing. It promises only what
@@ -8,7 +8,7 @@
 //!
 //! Keys are ASCII words joined by `/`, such as `broadcasts/0123456789abc`; the
 //! values are JSON, read and written by the modules that own them.
-//! `contract` holds the tests that every implementation passes.
+//! [`embedded`] is one file; `contract` holds the tests that every implementation passes.
 
 pub mod embedded;
 
