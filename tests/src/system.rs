@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use hyper::Method;
@@ -125,7 +126,19 @@ pub struct System {
     pub ready: Value,
     /// For requests.
     pub client: Client,
+    listen: String,
     dir: TempDir,
+}
+
+/// A loopback address that no other system of these tests listens on. What is
+/// killed and started again finds its ports free: no other test's socket and no
+/// client's can have taken them.
+fn own_address() -> String {
+    static SYSTEMS: AtomicU8 = AtomicU8::new(1);
+    let process = std::process::id();
+    let (high, low) = (1 + (process >> 8) % 200, process % 256);
+    let system = SYSTEMS.fetch_add(1, Ordering::Relaxed);
+    format!("127.{high}.{low}.{system}:0")
 }
 
 fn strings(args: &[&str]) -> Vec<String> {
@@ -142,7 +155,8 @@ impl System {
     /// `spyglass up` with `args` added.
     pub async fn up(args: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut all = strings(&["up", "--listen", "127.0.0.1:0", "--operator-key", OPERATOR]);
+        let listen = own_address();
+        let mut all = strings(&["up", "--listen", &listen, "--operator-key", OPERATOR]);
         all.extend(["--state".to_owned(), dir.path().join("state").display().to_string()]);
         all.extend(strings(args));
         let control = Process::start(dir.path(), "up", &all).await;
@@ -153,6 +167,7 @@ impl System {
             edges: Vec::new(),
             ready,
             client: Client::default(),
+            listen,
             dir,
         };
         system.wait_for_nodes().await;
@@ -162,8 +177,8 @@ impl System {
     /// Control, an origin and `edges` edges, each a process of its own.
     pub async fn apart(edges: usize, control_args: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut args =
-            service(dir.path(), "control", &[("--http", "127.0.0.1:0"), ("--grpc", "127.0.0.1:0")]);
+        let listen = own_address();
+        let mut args = service(dir.path(), "control", &[("--http", &listen), ("--grpc", &listen)]);
         args.extend(strings(&["--operator-key", OPERATOR]));
         args.extend(strings(control_args));
         let control = Process::start(dir.path(), "control", &args).await;
@@ -174,6 +189,7 @@ impl System {
             edges: Vec::new(),
             ready: Value::Null,
             client: Client::default(),
+            listen,
             dir,
         };
         let grpc = ready["control"]["grpc"].as_str().unwrap().to_owned();
@@ -194,9 +210,7 @@ impl System {
 
     async fn start_origin(&self, control: &str, at: Option<&Value>) -> Process {
         let address = |key: &str| {
-            at.map_or("127.0.0.1:0".to_owned(), |at| {
-                authority(at[key].as_str().unwrap()).to_string()
-            })
+            at.map_or(self.listen.clone(), |at| authority(at[key].as_str().unwrap()).to_string())
         };
         let (rtmp, http, grpc) = (address("rtmp"), address("http"), address("grpc"));
         let flags = [
@@ -210,14 +224,13 @@ impl System {
     }
 
     async fn start_edge(&self, control: &str, index: usize, at: Option<&Value>) -> Process {
-        let http = at.map_or("127.0.0.1:0".to_owned(), |at| {
-            authority(at["http"].as_str().unwrap()).to_string()
-        });
+        let http = at
+            .map_or(self.listen.clone(), |at| authority(at["http"].as_str().unwrap()).to_string());
         let id = format!("edge-{}", index + 1);
         let flags = [
             ("--id", id.as_str()),
             ("--http", http.as_str()),
-            ("--grpc", "127.0.0.1:0"),
+            ("--grpc", &self.listen),
             ("--control", control),
         ];
         let mut args = service(self.dir.path(), "edge", &flags);
