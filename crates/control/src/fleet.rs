@@ -17,7 +17,7 @@ use spyglass_media::{BroadcastId, Location, NodeId, ViewerId};
 
 use crate::admission::SeatLease;
 use crate::audience::{Audience, Lease};
-use crate::placement::Candidate;
+use crate::placement::{Candidate, Standing};
 
 /// A node that says nothing for this long is lost.
 pub const SILENCE: Duration = Duration::from_secs(5);
@@ -162,8 +162,8 @@ struct Member {
     lost: bool,
     draining: bool,
     load: Load,
-    /// Viewers sent there that its load does not show yet.
-    sent: u32,
+    /// The load as placement sees it.
+    standing: Arc<Standing>,
     /// Leases named so far by a digest that is under way.
     digest: Option<HashSet<(BroadcastId, ViewerId)>>,
 }
@@ -184,12 +184,19 @@ pub struct Fleet {
     max_nodes: usize,
     members: BTreeMap<NodeId, Member>,
     audience: Audience,
+    /// Nodes that take arrivals, by role; `None` when they must be listed anew.
+    open: [Option<Arc<[Candidate]>>; 2],
 }
 
 impl Fleet {
     /// Empty; bounded by these.
     pub fn new(max_nodes: usize, max_leases: usize) -> Self {
-        Self { max_nodes, members: BTreeMap::new(), audience: Audience::new(max_leases) }
+        Self {
+            max_nodes,
+            members: BTreeMap::new(),
+            audience: Audience::new(max_leases),
+            open: [None, None],
+        }
     }
 
     /// Who watches what.
@@ -221,7 +228,7 @@ impl Fleet {
             lost: false,
             draining: false,
             load: Load::default(),
-            sent: 0,
+            standing: Arc::default(),
             digest: None,
         }
     }
@@ -235,6 +242,7 @@ impl Fleet {
         registration: Registration,
         now: Instant,
     ) -> Result<Registered, Full> {
+        self.open = [None, None];
         if let Some(member) = self.members.get_mut(id) {
             let outcome = Registered {
                 restarted: member.registration.incarnation != registration.incarnation,
@@ -263,10 +271,13 @@ impl Fleet {
     pub fn on_heartbeat(&mut self, id: &NodeId, session: u64, load: Load, now: Instant) -> bool {
         let Some(member) = self.speaking(id, session) else { return false };
         member.load = load;
-        // Those sent a moment ago show up within a beat or two.
-        member.sent /= 2;
+        member.standing.on_heartbeat(load.viewers, load.capacity);
         member.heard = now;
-        std::mem::replace(&mut member.lost, false)
+        let was_lost = std::mem::replace(&mut member.lost, false);
+        if was_lost {
+            self.open = [None, None];
+        }
+        was_lost
     }
 
     /// Viewers came and went on a node.
@@ -349,15 +360,9 @@ impl Fleet {
         }
     }
 
-    /// A viewer was sent to a node, whose load will show it a little later.
-    pub fn on_sent(&mut self, id: &NodeId) {
-        if let Some(member) = self.members.get_mut(id) {
-            member.sent = member.sent.saturating_add(1);
-        }
-    }
-
     /// Marks a node; false when there is no such node.
     pub fn on_drain(&mut self, id: &NodeId, draining: bool) -> bool {
+        self.open = [None, None];
         self.members.get_mut(id).map(|member| member.draining = draining).is_some()
     }
 
@@ -368,10 +373,14 @@ impl Fleet {
             .values_mut()
             .filter(|member| !member.lost && now >= member.heard + SILENCE)
             .map(|member| {
-                (member.lost, member.digest, member.sent) = (true, None, 0);
+                (member.lost, member.digest) = (true, None);
+                member.standing.on_lost();
                 Arc::clone(&member.id)
             })
             .collect();
+        if !silent.is_empty() {
+            self.open = [None, None];
+        }
         let lose = |id: Arc<NodeId>| {
             let keys = self.audience.of_node(&id);
             let ended = keys.into_iter().filter_map(|(broadcast, viewer)| {
@@ -435,16 +444,22 @@ impl Fleet {
         self.members.values().filter(listed).map(shown)
     }
 
-    /// Nodes that take arrivals.
-    pub fn candidates(&self, role: Role) -> impl Iterator<Item = Candidate> {
-        let open =
-            move |member: &&Member| member.registration.role == role && member.state() == State::Up;
-        self.members.values().filter(open).map(|member| Candidate {
-            id: NodeId::clone(&member.id),
-            location: member.registration.location,
-            viewers: member.load.viewers.saturating_add(member.sent),
-            capacity: member.load.capacity,
-        })
+    /// Nodes that take arrivals: a list that all decisions share until a node
+    /// comes, goes or drains. Loads change within it.
+    pub fn candidates(&mut self, role: Role) -> Arc<[Candidate]> {
+        if let Some(open) = &self.open[role as usize] {
+            return Arc::clone(open);
+        }
+        let is_open =
+            |member: &&Member| member.registration.role == role && member.state() == State::Up;
+        let candidate = |member: &Member| {
+            let Registration { location, http, rtmp, .. } = &member.registration;
+            let standing = Arc::clone(&member.standing);
+            Candidate::new(Arc::clone(&member.id), *location, standing).reached_at(http, rtmp)
+        };
+        let open: Arc<[Candidate]> = self.members.values().filter(is_open).map(candidate).collect();
+        self.open[role as usize] = Some(Arc::clone(&open));
+        open
     }
 }
 

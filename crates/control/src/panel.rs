@@ -174,12 +174,11 @@ impl Panel {
         Ok(self.users.authenticate(secret).await?.map(Caller::User))
     }
 
-    /// Nodes of a role that take arrivals, best first. Where the viewer or
-    /// broadcaster stands comes with the request; a look-up of its address
-    /// would come in here.
-    pub fn place(&self, role: Role, from: Option<Location>) -> Vec<Placed> {
-        let candidates: Vec<_> = self.fleet().candidates(role).collect();
-        rank(from, candidates)
+    /// At most `count` nodes of a role that take arrivals, best first.
+    pub fn place(&self, role: Role, from: Option<Location>, count: usize) -> Vec<Placed> {
+        // The fleet is held for the list alone and not for the decision.
+        let candidates = self.fleet().candidates(role);
+        rank(from, &candidates, count)
     }
 
     /// What a node told of itself.

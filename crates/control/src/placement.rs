@@ -1,180 +1,252 @@
 //! Which node serves whom: the nearest that has room.
 //!
 //! Each node gets a score in kilometres: the great-circle distance, plus a
-//! penalty that grows with its load, so that a busy neighbour loses to an idle
-//! node a little farther away. Pure and without state; who is up and how busy
-//! is [`crate::fleet`], who is put where is the caller's.
+//! penalty that grows with the square of its load, so that a node that is
+//! nearly idle is judged by its place alone and a busy one loses to an idle
+//! neighbour. Without a place to start from, the least loaded is best.
+//!
+//! The load is bounded, as in consistent hashing with bounded loads. Nodes at
+//! most [`COMPARABLE_KM`] farther away than the nearest are comparable; among
+//! them one that has more than [`BOUND`] times its share (by capacity) of their
+//! viewers is passed over until others have caught up. Two things keep that
+//! from doing harm: up to [`SLACK`] viewers are nobody's burden, and a node
+//! across an ocean is not comparable, so nobody is ever sent there for balance.
+//! Only when all nodes near by are full, or so loaded that their penalty
+//! exceeds the way, do farther ones come first.
+//!
+//! Equal requests do not flap: the viewers that count are those of
+//! [`Standing`], which ignores changes of less than a twentieth, and penalties
+//! are rounded to [`STEP_KM`]. The order depends on nothing but its arguments,
+//! so several controls decide alike.
+//!
+//! Pure and without state but the shared [`Standing`]s. Who is up is
+//! [`crate::fleet`], who is put where is the caller's. A decision makes one
+//! allocation and copies nothing but the nodes it returns.
 
 use std::cmp::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use spyglass_media::{Location, NodeId};
 
 /// What a full node's load weighs, in kilometres.
 const FULL_KM: f64 = 2_000.0;
 
-/// How far a node counts that did not say where it stands, in kilometres: it
-/// is taken when there is nothing nearer.
-const UNKNOWN_KM: f64 = 10_000.0;
+/// Penalties are multiples of this, in kilometres.
+const STEP_KM: f64 = 25.0;
+
+/// How far a node counts that did not say where it stands, in kilometres: no
+/// two places on the globe are so far apart, so it stands behind all others.
+const UNKNOWN_KM: f64 = 30_000.0;
+
+/// A detour of so many kilometres is worth making for balance: 5 ms of light in
+/// fibre, there and back.
+pub const COMPARABLE_KM: f64 = 500.0;
+
+/// A node may have so many times its share of the viewers near it.
+pub const BOUND: f64 = 1.25;
+
+/// Viewers that a node may have whatever its share is.
+pub const SLACK: u32 = 64;
 
 /// Viewers that make a node which names no capacity count as full.
 const NOMINAL_CAPACITY: u32 = 10_000;
 
-/// A node that takes new arrivals.
-#[derive(Clone, Debug, PartialEq)]
+/// How busy a node is: written as its heartbeats come, read by each decision.
+#[derive(Debug, Default)]
+pub struct Standing {
+    /// As the heartbeats say, without their noise.
+    viewers: AtomicU32,
+    /// Those sent there whom no heartbeat shows yet.
+    sent: AtomicU32,
+    /// The most it takes; 0 when it names no limit.
+    capacity: AtomicU32,
+}
+
+impl Standing {
+    /// With these many viewers; `capacity` 0 is no limit.
+    pub fn new(viewers: u32, capacity: u32) -> Self {
+        let standing = Self::default();
+        standing.on_heartbeat(viewers, capacity);
+        standing
+    }
+
+    /// What a heartbeat says. Changes of less than a twentieth are noise.
+    pub fn on_heartbeat(&self, viewers: u32, capacity: u32) {
+        let shown = self.viewers.load(Relaxed);
+        let full = capacity > 0 && viewers >= capacity;
+        if full || shown.abs_diff(viewers) > shown.max(viewers) / 20 {
+            self.viewers.store(viewers, Relaxed);
+        }
+        self.capacity.store(capacity, Relaxed);
+        // Those sent a moment ago show up within a beat or two.
+        let halved = |sent: u32| Some(sent / 2);
+        let _ = self.sent.fetch_update(Relaxed, Relaxed, halved);
+    }
+
+    /// Somebody was sent there, whom its load will show a little later.
+    pub fn on_sent(&self) {
+        let _ = self.sent.fetch_update(Relaxed, Relaxed, |sent| sent.checked_add(1));
+    }
+
+    /// The node is lost: nobody is on the way to it any more.
+    pub fn on_lost(&self) {
+        self.sent.store(0, Relaxed);
+    }
+
+    /// Viewers it has, those just sent there included.
+    pub fn viewers(&self) -> u32 {
+        self.viewers.load(Relaxed).saturating_add(self.sent.load(Relaxed))
+    }
+
+    /// The most it takes; 0 when it names no limit.
+    pub fn capacity(&self) -> u32 {
+        self.capacity.load(Relaxed)
+    }
+}
+
+/// A node that takes new arrivals. Clones share what they name.
+#[derive(Clone, Debug)]
 pub struct Candidate {
     /// Its name.
-    pub id: NodeId,
+    pub id: Arc<NodeId>,
+    /// What stands before paths in its URLs for viewers; may be empty.
+    pub http: Arc<str>,
+    /// Its URL for broadcasters and push viewers; may be empty.
+    pub rtmp: Arc<str>,
     /// Where it stands, if it said so.
-    pub location: Option<Location>,
-    /// Viewers it has, those just sent there included.
-    pub viewers: u32,
-    /// The most it takes; 0 when it names no limit.
-    pub capacity: u32,
+    location: Option<Location>,
+    /// The same on the unit sphere: distances then cost no sines.
+    point: Option<[f64; 3]>,
+    /// How busy it is.
+    pub standing: Arc<Standing>,
 }
 
 /// A node and how far it is.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Placed {
-    /// Its name.
-    pub id: NodeId,
+    /// The node.
+    pub node: Candidate,
     /// Great-circle distance, where both places are known.
     pub distance_km: Option<f64>,
 }
 
 impl Candidate {
-    fn is_full(&self) -> bool {
-        self.capacity > 0 && self.viewers >= self.capacity
+    /// A node of this name at this place.
+    pub fn new(id: Arc<NodeId>, location: Option<Location>, standing: Arc<Standing>) -> Self {
+        let empty: Arc<str> = Arc::from("");
+        let point = location.map(on_sphere);
+        Self { id, http: Arc::clone(&empty), rtmp: empty, location, point, standing }
     }
 
-    /// 0 is idle, 1 is full.
-    fn load(&self) -> f64 {
-        let capacity = if self.capacity > 0 { self.capacity } else { NOMINAL_CAPACITY };
-        f64::from(self.viewers) / f64::from(capacity)
+    /// The same with its addresses.
+    pub fn reached_at(mut self, http: &str, rtmp: &str) -> Self {
+        (self.http, self.rtmp) = (http.into(), rtmp.into());
+        self
+    }
+
+    /// Where it stands, if it said so.
+    pub const fn location(&self) -> Option<Location> {
+        self.location
     }
 }
 
-/// The candidates with room, best first. Without a place to start from, the
-/// least loaded is best. Equals stand in the order of their names.
-pub fn rank(
-    from: Option<Location>,
-    candidates: impl IntoIterator<Item = Candidate>,
-) -> Vec<Placed> {
-    let mut scored: Vec<(f64, Placed)> = candidates
-        .into_iter()
-        .filter(|candidate| !candidate.is_full())
-        .map(|candidate| {
-            let distance_km = from.zip(candidate.location).map(|(from, to)| from.distance_km(to));
-            let far = match from {
-                Some(_) => distance_km.unwrap_or(UNKNOWN_KM),
-                None => 0.0,
-            };
-            (far + FULL_KM * candidate.load(), Placed { id: candidate.id, distance_km })
-        })
-        .collect();
-    scored.sort_by(|(a, left), (b, right)| {
-        a.partial_cmp(b).unwrap_or(Ordering::Equal).then_with(|| left.id.cmp(&right.id))
-    });
-    scored.into_iter().map(|(_, placed)| placed).collect()
+fn on_sphere(location: Location) -> [f64; 3] {
+    let (north, east) = (location.latitude().to_radians(), location.longitude().to_radians());
+    [north.cos() * east.cos(), north.cos() * east.sin(), north.sin()]
+}
+
+/// What is weighed of one candidate.
+struct Weighed {
+    at: usize,
+    km: Option<f64>,
+    score: f64,
+    viewers: f64,
+    capacity: f64,
+}
+
+impl Weighed {
+    fn new(at: usize, from: Option<[f64; 3]>, candidate: &Candidate) -> Option<Self> {
+        let (viewers, capacity) = (candidate.standing.viewers(), candidate.standing.capacity());
+        if capacity > 0 && viewers >= capacity {
+            return None;
+        }
+        let viewers = f64::from(viewers);
+        let capacity = f64::from(if capacity > 0 { capacity } else { NOMINAL_CAPACITY });
+        let load = viewers / capacity;
+        let km = from.zip(candidate.point).map(|(from, to)| distance_km(from, to));
+        let score = match from {
+            Some(_) => {
+                let penalty = (FULL_KM * load * load / STEP_KM).floor() * STEP_KM;
+                km.unwrap_or(UNKNOWN_KM) + penalty
+            }
+            None => load,
+        };
+        Some(Self { at, km, score, viewers, capacity })
+    }
+}
+
+fn distance_km(from: [f64; 3], to: [f64; 3]) -> f64 {
+    let square = |at: usize| (from[at] - to[at]).powi(2);
+    let chord = (square(0) + square(1) + square(2)).sqrt();
+    2.0 * Location::EARTH_KM * (chord / 2.0).min(1.0).asin()
+}
+
+/// At most `count` of the candidates with room, best first. Equals stand in the
+/// order of their names.
+pub fn rank(from: Option<Location>, candidates: &[Candidate], count: usize) -> Vec<Placed> {
+    let from = from.map(on_sphere);
+    let mut weighed: Vec<Weighed> = Vec::with_capacity(candidates.len());
+    weighed.extend(
+        candidates
+            .iter()
+            .enumerate()
+            .filter_map(|(at, candidate)| Weighed::new(at, from, candidate)),
+    );
+    if from.is_some() {
+        pass_over(&mut weighed);
+    }
+    let order = |a: &Weighed, b: &Weighed| {
+        let scores = a.score.partial_cmp(&b.score).unwrap_or(Ordering::Equal);
+        scores.then_with(|| candidates[a.at].id.cmp(&candidates[b.at].id))
+    };
+    if count == 0 || weighed.is_empty() {
+        return Vec::new();
+    }
+    if weighed.len() > count {
+        weighed.select_nth_unstable_by(count - 1, order);
+        weighed.truncate(count);
+    }
+    weighed.sort_unstable_by(order);
+    let placed = weighed
+        .iter()
+        .map(|weighed| Placed { node: candidates[weighed.at].clone(), distance_km: weighed.km });
+    placed.collect()
+}
+
+/// Puts each node that has more than its share behind those comparable to it.
+fn pass_over(weighed: &mut [Weighed]) {
+    let nearest = weighed.iter().filter_map(|node| node.km).fold(f64::INFINITY, f64::min);
+    let is_comparable = |node: &Weighed| node.km.is_some_and(|km| km <= nearest + COMPARABLE_KM);
+    // The one who asks is counted too.
+    let (mut viewers, mut capacity) = (1.0, 0.0);
+    for node in weighed.iter().filter(|node| is_comparable(node)) {
+        viewers += node.viewers;
+        capacity += node.capacity;
+    }
+    let is_over = |node: &Weighed| {
+        let share = viewers * node.capacity / capacity;
+        node.viewers + 1.0 > (BOUND * share).ceil().max(f64::from(SLACK))
+    };
+    let within = weighed.iter().filter(|node| is_comparable(node) && !is_over(node));
+    let Some(last) = within.map(|node| node.score).reduce(f64::max) else { return };
+    for node in weighed.iter_mut() {
+        if is_comparable(node) && is_over(node) {
+            // Behind all of them, yet before what is far away.
+            node.score = node.score.max(last + STEP_KM);
+        }
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn candidate(id: &str, location: &str, viewers: u32, capacity: u32) -> Candidate {
-        Candidate { id: id.parse().unwrap(), location: location.parse().ok(), viewers, capacity }
-    }
-
-    fn names(from: Option<&str>, candidates: &[Candidate]) -> Vec<String> {
-        let from = from.map(|text| text.parse().unwrap());
-        rank(from, candidates.to_vec()).into_iter().map(|placed| placed.id.to_string()).collect()
-    }
-
-    const AMSTERDAM: &str = "52.37,4.90";
-    const NEW_YORK: &str = "40.71,-74.01";
-    const TOKYO: &str = "35.68,139.69";
-
-    fn world() -> Vec<Candidate> {
-        vec![
-            candidate("tokyo", TOKYO, 0, 0),
-            candidate("amsterdam", AMSTERDAM, 0, 0),
-            candidate("new-york", NEW_YORK, 0, 0),
-        ]
-    }
-
-    #[test]
-    fn the_nearest_is_first_and_the_others_follow_in_order() {
-        assert_eq!(names(Some("48.86,2.35"), &world()), ["amsterdam", "new-york", "tokyo"]);
-        assert_eq!(names(Some("37.57,126.98"), &world()), ["tokyo", "amsterdam", "new-york"]);
-        let nearest = rank(Some(AMSTERDAM.parse().unwrap()), world()).remove(0);
-        assert!(nearest.distance_km.unwrap() < 0.1);
-    }
-
-    #[test]
-    fn a_busy_node_loses_to_an_idle_one_near_it() {
-        let brussels = candidate("brussels", "50.85,4.35", 0, 1000);
-        let busy =
-            |viewers| vec![candidate("amsterdam", AMSTERDAM, viewers, 1000), brussels.clone()];
-        assert_eq!(names(Some(AMSTERDAM), &busy(50)), ["amsterdam", "brussels"]);
-        assert_eq!(names(Some(AMSTERDAM), &busy(500)), ["brussels", "amsterdam"]);
-        assert_eq!(names(Some(AMSTERDAM), &busy(1000)), ["brussels"], "full");
-    }
-
-    #[test]
-    fn without_a_place_the_least_loaded_is_taken() {
-        let mut nodes = world();
-        assert_eq!(names(None, &nodes), ["amsterdam", "new-york", "tokyo"]);
-        nodes[1].viewers = 2;
-        nodes[2].viewers = 1;
-        assert_eq!(names(None, &nodes), ["tokyo", "new-york", "amsterdam"]);
-        assert_eq!(rank(None, nodes)[0].distance_km, None);
-        assert!(names(Some(TOKYO), &[]).is_empty());
-    }
-
-    #[test]
-    fn a_node_of_unknown_place_is_behind_a_known_one() {
-        let nodes = [candidate("nowhere", "", 0, 0), candidate("new-york", NEW_YORK, 0, 0)];
-        assert_eq!(names(Some(AMSTERDAM), &nodes), ["new-york", "nowhere"]);
-    }
-
-    proptest! {
-        #[test]
-        fn at_equal_load_distance_alone_decides(
-            from in (-90.0f64..90.0, -180.0f64..180.0),
-            places in prop::collection::vec((-90.0f64..90.0, -180.0f64..180.0), 1..32),
-        ) {
-            let from = Location::new(from.0, from.1).unwrap();
-            let nodes = places.iter().enumerate().map(|(index, (latitude, longitude))| Candidate {
-                id: format!("edge-{index}").parse().unwrap(),
-                location: Location::new(*latitude, *longitude).ok(),
-                viewers: 7,
-                capacity: 100,
-            });
-            let ranked = rank(Some(from), nodes);
-            prop_assert_eq!(ranked.len(), places.len());
-            prop_assert!(ranked.is_sorted_by(|a, b| a.distance_km <= b.distance_km));
-        }
-
-        #[test]
-        fn losing_a_node_moves_only_its_own_viewers(
-            from in (-90.0f64..90.0, -180.0f64..180.0),
-            places in prop::collection::vec((-90.0f64..90.0, -180.0f64..180.0, 0u32..100), 2..32),
-            lost in 0usize..32,
-        ) {
-            let from = Location::new(from.0, from.1).ok();
-            let all: Vec<_> = places.iter().enumerate().map(|(index, place)| Candidate {
-                id: format!("edge-{index}").parse().unwrap(),
-                location: Location::new(place.0, place.1).ok(),
-                viewers: place.2,
-                capacity: 100,
-            }).collect();
-            let mut fewer = all.clone();
-            let gone = fewer.remove(lost % all.len()).id;
-            let mut expected = rank(from, all);
-            expected.retain(|placed| placed.id != gone);
-            prop_assert_eq!(rank(from, fewer), expected);
-        }
-    }
-}
+mod tests;

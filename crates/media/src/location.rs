@@ -25,8 +25,8 @@ impl fmt::Display for LocationError {
 impl std::error::Error for LocationError {}
 
 impl Location {
-    /// Mean radius of the Earth.
-    const EARTH_KM: f64 = 6371.0088;
+    /// Mean radius of the Earth, in kilometres.
+    pub const EARTH_KM: f64 = 6371.0088;
 
     /// A point, when both coordinates are in range.
     pub fn new(latitude: f64, longitude: f64) -> Result<Self, LocationError> {

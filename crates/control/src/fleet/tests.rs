@@ -60,7 +60,7 @@ fn a_silent_node_is_lost_and_its_viewers_with_it() {
     assert_eq!(lost.len(), 1);
     assert_eq!(lost[0].seats, [SeatChange::Unknown(broadcast, seat)]);
     assert_eq!(fleet.audience().all().total(), 0);
-    assert!(fleet.candidates(Role::Origin).next().is_none());
+    assert!(fleet.candidates(Role::Origin).is_empty());
     assert_eq!(fleet.lost_for(&id("o"), start + SILENCE), Some(SILENCE));
     assert_eq!(fleet.listed(start + SILENCE).count(), 2, "its neighbours may still reach it");
     let later = start + SILENCE + LINGER;
@@ -68,7 +68,7 @@ fn a_silent_node_is_lost_and_its_viewers_with_it() {
     assert_eq!(fleet.next_deadline(), Some(start + second * 8));
     // One heartbeat, and it is back.
     assert!(fleet.on_heartbeat(&id("o"), 1, Load::default(), later));
-    assert_eq!(fleet.candidates(Role::Origin).count(), 1);
+    assert_eq!(fleet.candidates(Role::Origin).len(), 1);
 }
 
 #[test]
@@ -112,29 +112,35 @@ fn a_draining_node_takes_nobody_and_is_still_listed() {
     let mut fleet = fleet(now);
     assert!(fleet.on_drain(&id("e"), true));
     assert!(!fleet.on_drain(&id("x"), true));
-    assert!(fleet.candidates(Role::Edge).next().is_none());
+    assert!(fleet.candidates(Role::Edge).is_empty());
     assert_eq!(fleet.node(&id("e")).unwrap().state, State::Draining);
     assert_eq!(fleet.listed(now).count(), 2);
     fleet.on_register(&id("e"), 5, registration(Role::Edge, 8), now).unwrap();
     assert_eq!(fleet.node(&id("e")).unwrap().state, State::Draining, "a restart does not undo it");
     assert!(fleet.on_drain(&id("e"), false));
-    assert_eq!(fleet.candidates(Role::Edge).count(), 1);
+    assert_eq!(fleet.candidates(Role::Edge).len(), 1);
 }
 
 #[test]
 fn viewers_just_sent_count_until_the_load_shows_them() {
     let now = Instant::now();
     let mut fleet = fleet(now);
+    // The same list serves all decisions until a node comes or goes.
+    let edges = fleet.candidates(Role::Edge);
+    assert!(Arc::ptr_eq(&edges, &fleet.candidates(Role::Edge)));
     for _ in 0..8 {
-        fleet.on_sent(&id("e"));
+        edges[0].standing.on_sent();
     }
-    let viewers = |fleet: &Fleet| fleet.candidates(Role::Edge).next().unwrap().viewers;
-    assert_eq!(viewers(&fleet), 8);
+    assert_eq!(edges[0].standing.viewers(), 8);
     let load = Load { viewers: 8, ..Load::default() };
     for expected in [12, 10, 9, 8] {
         fleet.on_heartbeat(&id("e"), 2, load, now);
-        assert_eq!(viewers(&fleet), expected);
+        assert_eq!(edges[0].standing.viewers(), expected);
     }
+    fleet.on_deadline(now + SILENCE);
+    assert!(fleet.candidates(Role::Edge).is_empty(), "lost");
+    assert!(fleet.on_heartbeat(&id("e"), 2, load, now));
+    assert_eq!(fleet.candidates(Role::Edge).len(), 1);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, LOCATION};
 use http::{HeaderName, StatusCode};
 use serde_json::{Value, json};
 use spyglass_daemon::{now_utc, random};
-use spyglass_media::{BroadcastId, UtcTime};
+use spyglass_media::{BroadcastId, NodeId, UtcTime};
 use spyglass_token::{Grant, PublishGrant};
 use std::time::Duration;
 
@@ -75,13 +75,13 @@ pub async fn create(
         .ok_or_else(|| Problem::bad(format!("field `chunk_seconds`: {CHUNK_ADVICE}")))?;
 
     let now = now_utc();
-    let placed = panel.place(Role::Origin, location).into_iter().next();
+    let placed = panel.place(Role::Origin, location, 1).into_iter().next();
     let origin = placed.ok_or_else(|| {
         Problem::unavailable("no origin takes broadcasts now: start one, or try again")
             .retry_after(5)
     })?;
-    panel.fleet().on_sent(&origin.id);
-    let rtmp = panel.registration(&origin.id).map(|node| node.rtmp).unwrap_or_default();
+    let origin = origin.node;
+    origin.standing.on_sent();
     let memo = Memo {
         title,
         user,
@@ -91,7 +91,12 @@ pub async fn create(
         location,
         created_at_ms: now.millis(),
     };
-    let record = Record::new(BroadcastId::from_random(random()), origin.id, rtmp, memo);
+    let record = Record::new(
+        BroadcastId::from_random(random()),
+        NodeId::clone(&origin.id),
+        origin.rtmp.to_string(),
+        memo,
+    );
     let token = publish_token(&panel, &record, now)?;
     let record = panel.broadcasts.create(record).await.map_err(|error| match error {
         CreateError::Full => Problem::unavailable("there are as many broadcasts as control takes"),
@@ -172,11 +177,10 @@ pub async fn nearest(
     broadcast: Broadcast,
 ) -> Result<(StatusCode, [(HeaderName, String); 2]), Problem> {
     let record = broadcast.seen_by(&Caller::Anyone, &panel)?;
-    let edge = panel.place(Role::Edge, None).into_iter().next();
+    let edge = panel.place(Role::Edge, None, 1).into_iter().next();
     let edge = edge.ok_or_else(|| Problem::unavailable("no edge takes viewers now; try again"))?;
-    panel.fleet().on_sent(&edge.id);
-    let base = panel.registration(&edge.id).map(|node| node.http).unwrap_or_default();
-    let url = format!("{base}/live/{}/index.m3u8", record.id);
+    edge.node.standing.on_sent();
+    let url = format!("{}/live/{}/index.m3u8", edge.node.http, record.id);
     let any = (ACCESS_CONTROL_ALLOW_ORIGIN, "*".to_owned());
     Ok((StatusCode::TEMPORARY_REDIRECT, [(LOCATION, url), any]))
 }

@@ -39,7 +39,7 @@ pub async fn join(
     if record.is_ended() {
         return Err(Problem::new(StatusCode::GONE, "this broadcast has ended"));
     }
-    let edges = panel.place(Role::Edge, from);
+    let edges = panel.place(Role::Edge, from, 1 + ALTERNATES);
     if edges.is_empty() {
         let detail = "no edge takes viewers now: start one, or try again";
         return Err(Problem::unavailable(detail));
@@ -91,16 +91,16 @@ impl Admission<'_> {
         }
         let mut edge = Value::Null;
         if let Some(nearest) = self.edges.first() {
-            self.panel.fleet().on_sent(&nearest.id);
+            nearest.node.standing.on_sent();
             urls.insert("hls".to_owned(), self.hls(nearest).into());
-            edge = json!({ "id": nearest.id });
+            edge = json!({ "id": *nearest.node.id });
             if let Some(km) = nearest.distance_km {
                 edge["distance_km"] = json!((km * 10.0).round() / 10.0);
             }
         }
-        let others = self.edges.iter().skip(1).take(ALTERNATES);
+        let others = self.edges.iter().skip(1);
         let alternates: Vec<Value> =
-            others.map(|edge| json!({ "id": edge.id, "hls": self.hls(edge) })).collect();
+            others.map(|edge| json!({ "id": *edge.node.id, "hls": self.hls(edge) })).collect();
         json!({
             "viewer": viewer,
             "tier": tier,
@@ -114,8 +114,7 @@ impl Admission<'_> {
     }
 
     fn hls(&self, edge: &Placed) -> String {
-        let base = self.panel.registration(&edge.id).map(|node| node.http).unwrap_or_default();
-        format!("{base}/v/{}/{}/index.m3u8", self.token, self.record.id)
+        format!("{}/v/{}/{}/index.m3u8", edge.node.http, self.token, self.record.id)
     }
 
     fn rtmp(&self) -> Option<String> {
