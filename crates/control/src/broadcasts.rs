@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use spyglass_media::{BroadcastId, NodeId};
+use spyglass_media::{BroadcastId, NodeId, UserId};
 
 use crate::record::{Phase, Record};
 use crate::store::{self, Revision, Store, list_all};
@@ -26,6 +26,9 @@ pub enum CreateError {
     /// There are as many as control takes.
     #[error("there are too many broadcasts")]
     Full,
+    /// The user has as many as one may have.
+    #[error("this user has too many broadcasts")]
+    Quota,
     /// The store failed.
     #[error(transparent)]
     Store(#[from] store::Error),
@@ -35,6 +38,8 @@ pub enum CreateError {
 pub struct Broadcasts {
     store: Arc<dyn Store>,
     limit: usize,
+    /// Broadcasts of one user that are not over.
+    quota: u32,
     index: Mutex<Index>,
 }
 
@@ -44,6 +49,20 @@ struct Index {
     /// Public and live, in no order; what a sample is drawn from.
     live: Vec<BroadcastId>,
     counts: [u64; Phase::ALL.len()],
+    /// Of each user, those that are not over and those being made.
+    of_user: HashMap<UserId, u32>,
+}
+
+/// A broadcast of a user's that is being made counts already.
+struct Making<'a> {
+    index: &'a Mutex<Index>,
+    user: Option<UserId>,
+}
+
+impl Drop for Making<'_> {
+    fn drop(&mut self) {
+        self.index.lock().count_user(self.user, false);
+    }
 }
 
 struct Held {
@@ -63,8 +82,13 @@ fn encode(record: &Record) -> Result<Bytes, store::Error> {
 }
 
 impl Broadcasts {
-    /// Everything that the store remembers; holds `limit` at most.
-    pub async fn load(store: Arc<dyn Store>, limit: usize) -> Result<Self, store::Error> {
+    /// Everything that the store remembers; holds `limit` at most, and of one
+    /// user `quota` that are not over.
+    pub async fn load(
+        store: Arc<dyn Store>,
+        limit: usize,
+        quota: u32,
+    ) -> Result<Self, store::Error> {
         let mut index = Index::default();
         for item in list_all(&*store, PREFIX).await? {
             match serde_json::from_slice::<Record>(&item.entry.value) {
@@ -74,7 +98,7 @@ impl Broadcasts {
                 }
             }
         }
-        Ok(Self { store, limit, index: Mutex::new(index) })
+        Ok(Self { store, limit, quota, index: Mutex::new(index) })
     }
 
     /// One broadcast.
@@ -84,9 +108,19 @@ impl Broadcasts {
 
     /// Keeps a new one.
     pub async fn create(&self, record: Record) -> Result<Arc<Record>, CreateError> {
-        if self.index.lock().held.len() >= self.limit {
-            return Err(CreateError::Full);
-        }
+        let _making = {
+            let mut index = self.index.lock();
+            if index.held.len() >= self.limit {
+                return Err(CreateError::Full);
+            }
+            let user = record.memo.user;
+            if user.and_then(|user| index.of_user.get(&user)).is_some_and(|had| *had >= self.quota)
+            {
+                return Err(CreateError::Quota);
+            }
+            index.count_user(user, true);
+            Making { index: &self.index, user }
+        };
         let record = Arc::new(record);
         let revision = self.store.create(&key(record.id), encode(&record)?).await?;
         self.index.lock().put(Arc::clone(&record), revision);
@@ -187,12 +221,24 @@ impl Index {
             self.live.push(id);
         }
         self.counts[record.phase as usize] += 1;
+        self.count_user(record.memo.user.filter(|_| !record.is_ended()), true);
         self.held.insert(id, Held { record, revision, live_at });
+    }
+
+    /// A broadcast of this user's more or less.
+    fn count_user(&mut self, user: Option<UserId>, more: bool) {
+        let Some(user) = user else { return };
+        let count = self.of_user.entry(user).or_default();
+        *count = if more { count.saturating_add(1) } else { count.saturating_sub(1) };
+        if *count == 0 {
+            self.of_user.remove(&user);
+        }
     }
 
     fn remove(&mut self, id: BroadcastId) {
         let Some(held) = self.held.remove(&id) else { return };
         self.counts[held.record.phase as usize] -= 1;
+        self.count_user(held.record.memo.user.filter(|_| !held.record.is_ended()), false);
         if let Some(at) = held.live_at {
             self.live.swap_remove(at);
             if let Some(moved) = self.live.get(at).and_then(|id| self.held.get_mut(id)) {
@@ -233,7 +279,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::record::{Memo, Report};
+    use crate::record::{EndedBy, Memo, Report};
     use crate::store::embedded::Embedded;
     use spyglass_media::UtcTime;
 
@@ -249,7 +295,7 @@ mod tests {
 
     async fn open(dir: &tempfile::TempDir) -> Broadcasts {
         let store = Embedded::open(&dir.path().join("control.redb")).unwrap();
-        Broadcasts::load(Arc::new(store), 5).await.unwrap()
+        Broadcasts::load(Arc::new(store), 5, 2).await.unwrap()
     }
 
     #[tokio::test]
@@ -280,6 +326,32 @@ mod tests {
         assert_eq!(names(&broadcasts), [2, 3].map(|number| record(number).id).into());
         assert_eq!(broadcasts.counts()[Phase::Live as usize], (Phase::Live, 3));
         assert_eq!(broadcasts.running_on(&"o".parse().unwrap()).len(), 4);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_user_has_no_more_than_the_quota_however_many_are_made_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let broadcasts = open(&dir).await;
+        let of_ann = |number| {
+            let mut record = record(number);
+            record.memo.user = Some(UserId::from_random([1; 16]));
+            record
+        };
+        let made =
+            futures_util::future::join_all((0..4).map(|number| broadcasts.create(of_ann(number))));
+        let made: Vec<_> = made.await.into_iter().collect();
+        let quota = |made: &Result<_, _>| matches!(made, Err(CreateError::Quota));
+        assert_eq!(made.iter().filter(|made| made.is_ok()).count(), 2);
+        assert_eq!(made.iter().filter(|made| quota(made)).count(), 2);
+        assert!(broadcasts.create(record(7)).await.is_ok(), "the operator's");
+        // An end makes room, also after a restart.
+        let first = made.iter().find_map(|made| made.as_ref().ok()).unwrap().id;
+        let end = |record: &mut Record| record.on_end(EndedBy::Request, UtcTime::default());
+        broadcasts.change(first, end).await.unwrap();
+        drop((made, broadcasts));
+        let broadcasts = open(&dir).await;
+        assert!(broadcasts.create(of_ann(8)).await.is_ok());
+        assert!(quota(&broadcasts.create(of_ann(9)).await));
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,6 @@
 //! What an operator can set on control, with its defaults.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,6 +9,9 @@ use spyglass_daemon::{Secret, log};
 use spyglass_media::NodeId;
 
 use crate::admission::Limits;
+use crate::forwarded;
+use crate::limits::{Limit, Rate, Rules};
+use crate::network::Network;
 
 /// Seats of one broadcast at most: its record is one value in the store.
 const MAX_SEATS: u32 = 5_000;
@@ -75,6 +78,35 @@ pub struct Config {
     pub max_revocations: usize,
     /// HTTP connections at once.
     pub max_connections: usize,
+    /// Broadcasts that one user may have at once, ended ones not counted.
+    pub max_broadcasts_per_user: u32,
+    /// A city database in MMDB format, by which the address of who asks tells
+    /// where that is; absent: only the request's own `location` does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub geo_mmdb: Option<PathBuf>,
+    /// Proxies whose word on a client's address is taken.
+    pub trusted_proxies: Vec<Network>,
+    /// The header that these proxies write.
+    pub forwarded_header: forwarded::Header,
+    /// Clients that no rate limits.
+    pub rate_exempt: Vec<Network>,
+    /// Requests of the public list, of one address and of one user. So are the
+    /// next ones.
+    pub rate_list: Rate,
+    /// Joins.
+    pub rate_join: Rate,
+    /// New users and broadcasts.
+    pub rate_create: Rate,
+    /// Credentials that are nobody's, of one address.
+    pub rate_login: Rate,
+    /// Ids of broadcasts that are none, of one address.
+    pub rate_unknown_id: Rate,
+    /// Pages and redirects to the nearest edge.
+    pub rate_page: Rate,
+    /// Everything else.
+    pub rate_other: Rate,
+    /// Addresses and users whose rates are remembered.
+    pub max_rates: usize,
 }
 
 impl Default for Config {
@@ -106,8 +138,29 @@ impl Default for Config {
             max_viewers: 1_000_000,
             max_revocations: 50_000,
             max_connections: 10_000,
+            max_broadcasts_per_user: 10,
+            geo_mmdb: None,
+            trusted_proxies: Vec::new(),
+            forwarded_header: forwarded::Header::default(),
+            rate_exempt: loopback_networks(),
+            rate_list: Rate { per_second: 50.0, burst: 500 },
+            rate_join: Rate { per_second: 50.0, burst: 1_000 },
+            rate_create: Rate { per_second: 2.0, burst: 50 },
+            rate_login: Rate { per_second: 1.0, burst: 50 },
+            rate_unknown_id: Rate { per_second: 5.0, burst: 200 },
+            rate_page: Rate { per_second: 100.0, burst: 1_000 },
+            rate_other: Rate { per_second: 100.0, burst: 1_000 },
+            max_rates: 100_000,
         }
     }
+}
+
+/// This machine itself: operators' tools, tests, and a proxy that is not
+/// configured as one and would make all people look like one.
+fn loopback_networks() -> Vec<Network> {
+    let loopback =
+        [(IpAddr::from([127, 0, 0, 0]), 8), (IpAddr::V6(std::net::Ipv6Addr::LOCALHOST), 128)];
+    loopback.iter().filter_map(|&(address, bits)| Network::new(address, bits).ok()).collect()
 }
 
 /// A setting that makes no sense.
@@ -138,12 +191,36 @@ impl Config {
         ] {
             rule(year.contains(&seconds), key, "give 1 second to a year")?;
         }
+        for limit in Limit::ALL {
+            let (key, rate) = self.rate(limit);
+            let advice =
+                "give per_second = 0 (no limit) or 0.001 to 1000000, and a burst of 1 to 1000000";
+            rule(rate.is_sound(), key, advice)?;
+        }
         let embedded = "this release has only the embedded store: leave it out";
         rule(self.store.is_none(), "store", embedded)?;
         let key = self.operator_key.as_ref().map(Secret::expose);
         let fits = |key: &str| !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_graphic());
         let advice = "use visible ASCII characters without spaces";
         rule(key.is_none_or(fits), "operator_key", advice)
+    }
+
+    /// The setting of a limit: its key and its value.
+    const fn rate(&self, limit: Limit) -> (&'static str, Rate) {
+        match limit {
+            Limit::List => ("rate_list", self.rate_list),
+            Limit::Join => ("rate_join", self.rate_join),
+            Limit::Create => ("rate_create", self.rate_create),
+            Limit::Login => ("rate_login", self.rate_login),
+            Limit::UnknownId => ("rate_unknown_id", self.rate_unknown_id),
+            Limit::Page => ("rate_page", self.rate_page),
+            Limit::Other => ("rate_other", self.rate_other),
+        }
+    }
+
+    /// How often who may ask for what.
+    pub fn rate_rules(&self) -> Rules {
+        Rules::new(|limit| self.rate(limit).1)
     }
 
     /// For admission.
@@ -185,6 +262,8 @@ mod tests {
         assert_eq!(refused(|config| config.chunk_seconds = f64::NAN), "chunk_seconds");
         assert_eq!(refused(|config| config.push_viewers = 5_001), "push_viewers");
         assert_eq!(refused(|config| config.watch_token_seconds = 0), "watch_token_seconds");
+        assert_eq!(refused(|config| config.rate_page.burst = 0), "rate_page");
+        assert_eq!(refused(|config| config.rate_join.per_second = -1.0), "rate_join");
         assert_eq!(refused(|config| config.store = Some("nats://h".to_owned())), "store");
         let short = |config: &mut Config| config.operator_key = Some(Secret::new("two words"));
         assert_eq!(refused(short), "operator_key");

@@ -1,11 +1,12 @@
 //! The outside: HTTP and JSON under `/v1`, the pages, health.
 //!
 //! `serve` holds connections and their limits, [`problem`] every refusal,
-//! [`fields`] reads bodies, [`caller`] finds out who asks and about what. The
-//! rest is one file for each kind of thing.
+//! [`fields`] reads bodies, [`caller`] finds out who asks and about what,
+//! [`client`] from where and whether too often. The rest is one file for each kind of thing.
 
 mod broadcasts;
 mod caller;
+mod client;
 mod fields;
 mod first_bytes;
 mod nodes;
@@ -22,12 +23,14 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, Method, StatusCode};
 
+use self::client::Client;
 use self::problem::Problem;
+use crate::limits::Limit;
 use crate::panel::Panel;
 
 pub use self::serve::serve;
@@ -80,16 +83,29 @@ fn no_such_path() -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path")
 }
 
-/// Limits each request's time, counts it, and marks its answer.
-async fn around(State(panel): Shared, request: Request, next: Next) -> Response {
+/// What a handler answers, when it does so in time.
+async fn answer(handler: impl Future<Output = Response>) -> Response {
+    tokio::time::timeout(ANSWER, handler).await.unwrap_or_else(|_| {
+        let detail = "this took longer than 10 s; try again";
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(1).into_response()
+    })
+}
+
+/// Limits how often and how long is asked, counts, and marks the answer.
+async fn around(State(panel): Shared, mut request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().cloned();
-    let mut response = match tokio::time::timeout(ANSWER, next.run(request)).await {
-        Ok(response) => response,
-        Err(_) => axum::response::IntoResponse::into_response(
-            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "this took longer than 10 s; try again")
-                .retry_after(1),
-        ),
+    let client = Client::of(&panel, &request);
+    let path = route.as_ref().map(MatchedPath::as_str);
+    let mut response = match client.admit(&panel, path) {
+        Ok(()) => {
+            request.extensions_mut().insert(client);
+            answer(next.run(request)).await
+        }
+        Err(problem) => problem.into_response(),
     };
+    if response.status() == StatusCode::NOT_FOUND && path.is_some_and(client::names_broadcast) {
+        client.failed(&panel, Limit::UnknownId);
+    }
     let route = route.as_ref().map_or("none", MatchedPath::as_str).to_owned();
     let labels = [("route", route), ("status", response.status().as_str().to_owned())];
     panel.metrics.requests.get_or_create(&labels).inc();

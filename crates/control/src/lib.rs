@@ -10,7 +10,8 @@
 //! Media never passes here: while control is away, what runs goes on. Pure
 //! machines stand in files of their own: [`admission`] (seats), [`placement`]
 //! (nearest node), [`fleet`] and [`audience`] (nodes, leases, counts),
-//! [`record`] (the life of a broadcast). [`store`] is the interface behind
+//! [`record`] (the life of a broadcast), [`limits`] (how often who may ask),
+//! [`forwarded`] (who asks from behind a proxy). [`store`] is the interface behind
 //! which a replicated engine can take the embedded file's place.
 
 pub mod admission;
@@ -19,10 +20,14 @@ pub mod audience;
 pub mod broadcasts;
 mod config;
 pub mod fleet;
+pub mod forwarded;
+pub mod geo;
 mod http;
 mod keys;
+pub mod limits;
 mod links;
 mod metrics;
+pub mod network;
 mod panel;
 pub mod placement;
 pub mod record;
@@ -50,6 +55,7 @@ use tonic::service::interceptor::InterceptedService;
 use tracing::{info, warn};
 
 pub use crate::config::{Config, Invalid};
+use crate::geo::Geo;
 use crate::panel::Panel;
 use crate::store::Store;
 use crate::store::embedded::{Embedded, OpenError};
@@ -87,6 +93,9 @@ pub enum Error {
     /// The store cannot be read.
     #[error("the store: {0}")]
     Store(#[from] store::Error),
+    /// The database of places is not usable.
+    #[error(transparent)]
+    Geo(#[from] geo::GeoError),
     /// The gRPC server failed.
     #[error("gRPC: {0}")]
     Grpc(#[from] tonic::transport::Error),
@@ -144,7 +153,8 @@ impl Control {
         let admin = Admin::new();
         panics::install(&admin);
         let public_http = addresses.http.clone();
-        let panel = Panel::load(config, &operator_key, public_http, store, admin).await?;
+        let geo = Geo::load(config.geo_mmdb.clone())?;
+        let panel = Panel::load(config, &operator_key, public_http, store, geo, admin).await?;
         Ok(Self { panel: Arc::new(panel), addresses, key, http, grpc, separate_admin })
     }
 

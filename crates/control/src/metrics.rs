@@ -20,6 +20,10 @@ pub struct Metrics {
     pub joins: Family<[Label; 1], Counter>,
     /// Requests answered, by route and status.
     pub requests: Family<[(&'static str, String); 2], Counter>,
+    /// Requests refused because there had been too many, by limit.
+    pub limited: Family<[Label; 1], Counter>,
+    /// Nodes chosen, by role and by what told where from.
+    pub placements: Family<[Label; 2], Counter>,
     /// Viewers not counted because there were too many.
     pub leases_refused: Gauge,
 }
@@ -52,6 +56,16 @@ impl Metrics {
             "spyglass_control_requests",
             "HTTP requests answered, by route and status",
             metrics.requests.clone(),
+        );
+        registry.register(
+            "spyglass_control_limited",
+            "Requests refused because there had been too many, by limit",
+            metrics.limited.clone(),
+        );
+        registry.register(
+            "spyglass_control_placements",
+            "Nodes chosen, by role and by how the place was known",
+            metrics.placements.clone(),
         );
         registry.register(
             "spyglass_control_leases_refused",

@@ -4,6 +4,7 @@
 //! joins them where one event concerns several: a broadcast that ends frees its
 //! seats and is ended at its origin, a kick is stored and told to every node.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,9 @@ use tracing::{info, warn};
 use crate::broadcasts::Broadcasts;
 use crate::config::Config;
 use crate::fleet::{Fleet, Registration, Role, SeatChange, State};
+use crate::geo::Geo;
 use crate::keys::Keys;
+use crate::limits::{Asker, Limit, Limits};
 use crate::links::Links;
 use crate::metrics::Metrics;
 use crate::placement::{Placed, rank};
@@ -106,6 +109,9 @@ pub struct Panel {
     /// Kicked viewers.
     pub revocations: Revocations,
     fleet: Mutex<Fleet>,
+    /// Where addresses are.
+    pub geo: Geo,
+    limits: Mutex<Limits>,
     /// Streams to the nodes.
     pub links: Links,
     /// What is counted.
@@ -125,6 +131,7 @@ impl Panel {
         operator_key: &Secret,
         public_http: String,
         store: Arc<dyn Store>,
+        geo: Geo,
         admin: Admin,
     ) -> Result<Self, store::Error> {
         let now = now_utc();
@@ -141,10 +148,17 @@ impl Panel {
             operator: hash(operator_key.expose()),
             keys: Keys::load(Arc::clone(&store), now).await?,
             users: Users::new(Arc::clone(&store)),
-            broadcasts: Broadcasts::load(Arc::clone(&store), config.max_broadcasts).await?,
+            broadcasts: Broadcasts::load(
+                Arc::clone(&store),
+                config.max_broadcasts,
+                config.max_broadcasts_per_user,
+            )
+            .await?,
             seats: Seats::new(Arc::clone(&store), config.seat_limits(), now),
             revocations: Revocations::load(Arc::clone(&store), config.max_revocations).await?,
             fleet: Mutex::new(fleet),
+            geo,
+            limits: Mutex::new(Limits::new(config.rate_rules(), config.max_rates)),
             links: Links::default(),
             nodes_changed: Notify::new(),
             started: Instant::now(),
@@ -164,7 +178,7 @@ impl Panel {
 
     /// Who holds this bearer secret; `None` when nobody does.
     pub async fn authenticate(&self, secret: &str) -> Result<Option<Caller>, store::Error> {
-        if hash(secret) == self.operator {
+        if self.is_operator(Some(secret)) {
             return Ok(Some(Caller::Operator));
         }
         if let Ok(grant) = self.keys.set().verify_watch(secret, now_utc()) {
@@ -174,11 +188,44 @@ impl Panel {
         Ok(self.users.authenticate(secret).await?.map(Caller::User))
     }
 
-    /// At most `count` nodes of a role that take arrivals, best first.
-    pub fn place(&self, role: Role, from: Option<Location>, count: usize) -> Vec<Placed> {
+    /// Whether this is the operator's key.
+    pub fn is_operator(&self, secret: Option<&str>) -> bool {
+        secret.is_some_and(|secret| hash(secret) == self.operator)
+    }
+
+    /// At most `count` nodes of a role that take arrivals, best first for who
+    /// says to be at `told` or else is at `address`.
+    pub fn place(
+        &self,
+        role: Role,
+        told: Option<Location>,
+        address: IpAddr,
+        count: usize,
+    ) -> Vec<Placed> {
+        let from = told.or_else(|| self.geo.locate(address));
         // The fleet is held for the list alone and not for the decision.
         let candidates = self.fleet().candidates(role);
-        rank(from, &candidates, count)
+        let placed = rank(from, &candidates, count);
+        let by = match (placed.is_empty(), told, from) {
+            (true, ..) => "nothing",
+            (_, Some(_), _) => "request",
+            (_, None, Some(_)) => "address",
+            (_, None, None) => "load",
+        };
+        let labels = [("role", role.as_str()), ("by", by)];
+        self.metrics.placements.get_or_create(&labels).inc();
+        placed
+    }
+
+    /// One more request of somebody's; how long to wait when there have been
+    /// too many.
+    pub fn take(&self, asker: Asker, limit: Limit) -> Result<(), Duration> {
+        self.limits.lock().take(asker, limit, self.started.elapsed())
+    }
+
+    /// Whether [`Self::take`] would be granted.
+    pub fn peek(&self, asker: Asker, limit: Limit) -> Result<(), Duration> {
+        self.limits.lock().peek(asker, limit, self.started.elapsed())
     }
 
     /// What a node told of itself.

@@ -21,6 +21,9 @@ const TICK: Duration = Duration::from_millis(500);
 /// How often the store is cleaned, in ticks.
 const CLEANING: u32 = 120;
 
+/// How often the database of places is looked at, in ticks.
+const GEO: u32 = 20;
+
 /// Changes of the list of nodes within this time are told together.
 const GATHER: Duration = Duration::from_millis(50);
 
@@ -39,6 +42,9 @@ pub async fn run(panel: Arc<Panel>, shutdown: Shutdown) {
         lose_silent_nodes(&panel).await;
         end_overdue(&panel).await;
         measure(&panel);
+        if count.is_multiple_of(GEO) {
+            read_places(&panel);
+        }
         if count.is_multiple_of(CLEANING) {
             let cleaned = clean(&panel, now_utc()).await;
             panel.admin.ready().set("store", cleaned.is_ok());
@@ -47,6 +53,16 @@ pub async fn run(panel: Arc<Panel>, shutdown: Shutdown) {
             }
         }
     }
+}
+
+/// Reads the database of places when it has changed, beside everything else.
+fn read_places(panel: &Arc<Panel>) {
+    let panel = Arc::clone(panel);
+    drop(tokio::task::spawn_blocking(move || match panel.geo.reload_changed() {
+        Ok(true) => info!("the database of places has changed and was read"),
+        Ok(false) => {}
+        Err(error) => warn!(%error, "the database of places stays as it was"),
+    }));
 }
 
 async fn lose_silent_nodes(panel: &Panel) {

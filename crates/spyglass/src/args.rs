@@ -116,6 +116,10 @@ pub struct Policy {
     #[arg(long, value_name = "S", env = "SPYGLASS_WATCH_TOKEN_SECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     watch_token_seconds: Option<u32>,
+    /// City database (MMDB) that tells where an address is
+    #[arg(long, value_name = "FILE", env = "SPYGLASS_GEO_MMDB")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    geo_mmdb: Option<PathBuf>,
 }
 
 /// What was given, as the table that wins over a file.

@@ -2,7 +2,9 @@
 //!
 //! [`gop`] makes frames that look like an encoder's: real configuration
 //! records, plausible pictures, chosen timing. [`flv`] takes an FLV file apart,
-//! for tests that compare with a real encoder. Only ever a dev-dependency.
+//! for tests that compare with a real encoder. [`mmdb`] writes a small database
+//! of where addresses are. Only ever a dev-dependency.
 
 pub mod flv;
 pub mod gop;
+pub mod mmdb;

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use super::Shared;
 use super::caller::Broadcast;
+use super::client::Client;
 use super::fields::Fields;
 use super::problem::Problem;
 use crate::broadcasts::CreateError;
@@ -55,6 +56,7 @@ fn shown(panel: &Panel, record: &Record) -> Value {
 pub async fn create(
     State(panel): Shared,
     caller: Caller,
+    client: Client,
     mut fields: Fields,
 ) -> Result<(StatusCode, [(HeaderName, String); 1], Json<Value>), Problem> {
     let user = match &caller {
@@ -75,7 +77,7 @@ pub async fn create(
         .ok_or_else(|| Problem::bad(format!("field `chunk_seconds`: {CHUNK_ADVICE}")))?;
 
     let now = now_utc();
-    let placed = panel.place(Role::Origin, location, 1).into_iter().next();
+    let placed = panel.place(Role::Origin, location, client.address, 1).into_iter().next();
     let origin = placed.ok_or_else(|| {
         Problem::unavailable("no origin takes broadcasts now: start one, or try again")
             .retry_after(5)
@@ -100,6 +102,11 @@ pub async fn create(
     let token = publish_token(&panel, &record, now)?;
     let record = panel.broadcasts.create(record).await.map_err(|error| match error {
         CreateError::Full => Problem::unavailable("there are as many broadcasts as control takes"),
+        CreateError::Quota => {
+            let most = panel.config.max_broadcasts_per_user;
+            let detail = format!("you have {most} broadcasts, which is the most: end one of them");
+            Problem::new(StatusCode::FORBIDDEN, detail)
+        }
         CreateError::Store(error) => error.into(),
     })?;
     panel.expect(&record);
@@ -174,10 +181,11 @@ pub async fn end(
 /// `GET /live/{id}/index.m3u8`
 pub async fn nearest(
     State(panel): Shared,
+    client: Client,
     broadcast: Broadcast,
 ) -> Result<(StatusCode, [(HeaderName, String); 2]), Problem> {
     let record = broadcast.seen_by(&Caller::Anyone, &panel)?;
-    let edge = panel.place(Role::Edge, None, 1).into_iter().next();
+    let edge = panel.place(Role::Edge, None, client.address, 1).into_iter().next();
     let edge = edge.ok_or_else(|| Problem::unavailable("no edge takes viewers now; try again"))?;
     edge.node.standing.on_sent();
     let url = format!("{}/live/{}/index.m3u8", edge.node.http, record.id);

@@ -5,11 +5,14 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use axum::extract::{FromRequestParts, RawPathParams};
+use http::HeaderValue;
 use http::header::AUTHORIZATION;
 use http::request::Parts;
 use spyglass_media::{BroadcastId, NodeId, ViewerId};
 
+use super::client::Client;
 use super::problem::Problem;
+use crate::limits::Limit;
 use crate::panel::{Caller, Panel};
 use crate::record::Record;
 
@@ -21,16 +24,31 @@ impl FromRequestParts<Arc<Panel>> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, panel: &Arc<Panel>) -> Result<Self, Problem> {
         let Some(header) = parts.headers.get(AUTHORIZATION) else { return Ok(Self::Anyone) };
-        let secret = header
-            .to_str()
-            .ok()
-            .and_then(|header| header.split_once(' '))
-            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-            .map(|(_, secret)| secret.trim())
-            .filter(|secret| secret.len() <= MAX_SECRET)
-            .ok_or_else(Problem::unknown_credentials)?;
-        panel.authenticate(secret).await?.ok_or_else(Problem::unknown_credentials)
+        let secret = bearer(header).map(str::to_owned);
+        let client = Client::from_request_parts(parts, panel).await?;
+        // Whoever guesses too much is not told whether the next guess is right.
+        client.check(panel, Limit::Login)?;
+        let caller = match secret {
+            Some(secret) => panel.authenticate(&secret).await?,
+            None => None,
+        };
+        let Some(caller) = caller else {
+            client.failed(panel, Limit::Login);
+            return Err(Problem::unknown_credentials());
+        };
+        if let Some(user) = caller.user() {
+            client.admit_user(panel, user)?;
+        }
+        Ok(caller)
     }
+}
+
+/// The secret in an Authorization header, if it has that form.
+pub fn bearer(header: &HeaderValue) -> Option<&str> {
+    let (scheme, secret) = header.to_str().ok()?.split_once(' ')?;
+    let secret = secret.trim();
+    let fits = scheme.eq_ignore_ascii_case("bearer") && secret.len() <= MAX_SECRET;
+    fits.then_some(secret)
 }
 
 async fn named<T: FromStr>(parts: &mut Parts, panel: &Arc<Panel>, name: &str) -> Option<T> {

@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 use tower::ServiceExt as _;
 use tracing::{debug, warn};
 
+use super::client::Peer;
 use super::first_bytes::FirstBytes;
 use super::router;
 use crate::panel::Panel;
@@ -60,8 +61,8 @@ pub async fn serve(
             accepted = listener.accept() => accepted,
             () = shutdown.requested() => break,
         };
-        let socket = match accepted {
-            Ok((socket, _)) => socket,
+        let (socket, peer) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 // Out of descriptors, most likely: give connections time to close.
                 warn!(%error, "cannot accept HTTP connections");
@@ -73,8 +74,12 @@ pub async fn serve(
         let _ = socket.set_nodelay(true);
         let socket = Socket::new(socket, WRITE, Reset::default());
         let socket = FirstBytes::new(socket, HEADER);
-        let service =
-            router.clone().map_request(|request: http::Request<Incoming>| request.map(Body::new));
+        let peer = Peer(peer.ip());
+        let service = router.clone().map_request(move |request: http::Request<Incoming>| {
+            let mut request = request.map(Body::new);
+            request.extensions_mut().insert(peer);
+            request
+        });
         let service = TowerToHyperService::new(service);
         let connection = server.serve_connection(TokioIo::new(socket), service).into_owned();
         let connection = graceful.watch(connection);

@@ -12,6 +12,7 @@ use spyglass_token::{Grant, WatchGrant};
 
 use super::Shared;
 use super::caller::{Broadcast, Viewer};
+use super::client::Client;
 use super::fields::Fields;
 use super::problem::Problem;
 use crate::fleet::Role;
@@ -30,6 +31,7 @@ const MAX_LISTED: usize = 10_000;
 pub async fn join(
     State(panel): Shared,
     caller: Caller,
+    client: Client,
     broadcast: Broadcast,
     mut fields: Fields,
 ) -> Result<Json<Value>, Problem> {
@@ -39,7 +41,7 @@ pub async fn join(
     if record.is_ended() {
         return Err(Problem::new(StatusCode::GONE, "this broadcast has ended"));
     }
-    let edges = panel.place(Role::Edge, from, 1 + ALTERNATES);
+    let edges = panel.place(Role::Edge, from, client.address, 1 + ALTERNATES);
     if edges.is_empty() {
         let detail = "no edge takes viewers now: start one, or try again";
         return Err(Problem::unavailable(detail));
