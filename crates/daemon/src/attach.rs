@@ -1,23 +1,32 @@
-//! A node's link with control, used by origin and edge.
+//! A node's links with its controls, used by origin and edge.
 //!
 //! The node reports (heartbeats, events, leases) and learns what it must know
 //! to go on without control: keys, the other nodes, revocations. These stand in
 //! the state directory, so that a node also starts without control.
 //!
-//! Keys, revocations and leases are pure and stand in files of their
-//! own; `link` is the task that speaks gRPC.
+//! It holds a stream to every control at once, those it was given and those
+//! that they name, and tells each of them everything: whichever of them dies,
+//! the others need not ask.
+//!
+//! Keys, revocations, leases, which controls there are and what several of
+//! them say together are pure and stand in files of their own; `link` is the
+//! task that speaks gRPC with one of them, `links` keeps one for each.
 
+mod controls;
 mod keys;
 mod leases;
 mod link;
+mod links;
+mod merge;
 mod outbox;
 mod revocations;
 mod saved;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use spyglass_api::auth::ClusterKey;
@@ -30,8 +39,10 @@ pub use spyglass_api::control::Revocation;
 
 use crate::state::StateDir;
 use crate::{Shutdown, grpc, now_utc};
+use controls::Controls;
 use keys::HeldKeys;
 use leases::Leases;
+use merge::Heard;
 use revocations::Revocations;
 
 /// Commands that may wait for the service. While it is full, updates from
@@ -41,9 +52,12 @@ const COMMANDS: usize = 1_024;
 /// Revocations that a slow subscriber may be behind; then it reads them all.
 const REVOCATIONS_BEHIND: usize = 1_024;
 
-/// Events that wait to be sent; beyond it the link starts anew, and its
-/// Register tells everything at once.
+/// Events that wait to be sent to one control; beyond it that link starts anew,
+/// and its Register tells everything at once.
 const EVENTS: usize = 1_024;
+
+/// Tells the link of one control from another's.
+type LinkId = u64;
 
 /// Why a node cannot start its link.
 #[derive(Debug, thiserror::Error)]
@@ -116,9 +130,15 @@ struct Shared {
     revocations: Mutex<Revocations>,
     revoked: broadcast::Sender<Revocation>,
     leases: Mutex<Leases>,
-    events: mpsc::Sender<BroadcastEvent>,
-    /// An event was lost: the link starts anew and reports everything.
-    overflowed: AtomicBool,
+    events: broadcast::Sender<BroadcastEvent>,
+    /// What each attached control said.
+    heard: Mutex<Heard>,
+    controls: Mutex<Controls>,
+    /// Wakes the task that keeps the links.
+    controls_changed: tokio::sync::Notify,
+    /// The links that are attached, and to which control; empty until it has
+    /// said who it is.
+    sessions: watch::Sender<BTreeMap<LinkId, String>>,
     attached: watch::Sender<bool>,
     /// Wakes the task that writes the state.
     changed: tokio::sync::Notify,
@@ -131,6 +151,24 @@ impl Shared {
             self.changed.notify_one();
             // Without subscribers there is nobody to tell.
             let _ = self.revoked.send(revocation);
+        }
+    }
+
+    fn hold_keys(&self, keys: spyglass_api::control::Keys) {
+        if self.keys.lock().on_update(keys, now_utc()) {
+            tracing::info!("new verification keys");
+            self.changed.notify_one();
+        }
+    }
+
+    fn hold_nodes(&self, nodes: Arc<[Node]>) {
+        let changed = self.nodes.send_if_modified(|held| {
+            let changed = *held != nodes;
+            *held = nodes;
+            changed
+        });
+        if changed {
+            self.changed.notify_one();
         }
     }
 }
@@ -170,9 +208,8 @@ impl Attachment {
     /// Something happened to a broadcast; [`Source::records`] must already say
     /// so. While control is away the next Register supersedes it.
     pub fn event(&self, event: BroadcastEvent) {
-        if self.0.events.try_send(event).is_err() {
-            self.0.overflowed.store(true, Ordering::Relaxed);
-        }
+        // Without links there is nobody to tell; Register will.
+        let _ = self.0.events.send(event);
     }
 
     /// A viewer is here, or is here under another generation of its seat.
@@ -185,16 +222,16 @@ impl Attachment {
         self.0.leases.lock().end(&lease);
     }
 
-    /// Whether a control is connected.
+    /// Whether at least one control is connected.
     pub fn attached(&self) -> watch::Receiver<bool> {
         self.0.attached.subscribe()
     }
 }
 
-/// Reads the state and starts the link; it ends with `shutdown`.
+/// Reads the state and starts the links; they end with `shutdown`.
 ///
-/// `controls` are tried in turn, one at a time. Must be called within a tokio
-/// runtime.
+/// All of `controls` are held at once, and those that they name. Must be called
+/// within a tokio runtime.
 pub fn start(
     controls: Vec<String>,
     key: ClusterKey,
@@ -206,13 +243,10 @@ pub fn start(
     if controls.is_empty() {
         return Err(Error::NoControl);
     }
-    let mut channels = Vec::with_capacity(controls.len());
-    for url in controls {
-        let channel = grpc::channel(&url, &key, grpc::Windows::Messages)?;
-        channels.push((url, channel));
+    for url in &controls {
+        grpc::channel(url, &key, grpc::Windows::Messages)?;
     }
     let saved = saved::read(&state, now_utc())?;
-    let (events, waiting) = mpsc::channel(EVENTS);
     let (commands, orders) = mpsc::channel(COMMANDS);
     let shared = Arc::new(Shared {
         keys: Mutex::new(saved.keys),
@@ -220,13 +254,17 @@ pub fn start(
         revocations: Mutex::new(saved.revocations),
         revoked: broadcast::Sender::new(REVOCATIONS_BEHIND),
         leases: Mutex::default(),
-        events,
-        overflowed: AtomicBool::new(false),
+        events: broadcast::Sender::new(EVENTS),
+        heard: Mutex::default(),
+        controls: Mutex::new(Controls::new(controls, saved.controls, Instant::now())),
+        controls_changed: tokio::sync::Notify::new(),
+        sessions: watch::Sender::default(),
         attached: watch::Sender::new(false),
         changed: tokio::sync::Notify::new(),
         state,
     });
-    let link = link::Link::new(Arc::clone(&shared), channels, profile, source, waiting, commands);
-    tokio::spawn(link.run(shutdown));
+    tokio::spawn(saved::keep(Arc::clone(&shared), shutdown.clone()));
+    let node = link::Node { shared: Arc::clone(&shared), key, profile, source, commands };
+    tokio::spawn(links::run(Arc::new(node), shutdown));
     Ok((Attachment(shared), orders))
 }

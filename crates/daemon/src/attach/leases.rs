@@ -1,12 +1,15 @@
 //! Who watches here, and which of it control does not know yet.
 //!
-//! Changes are collected and sent together. A digest replaces all that control
-//! holds of this node, so whatever was lost on the way heals with the next one.
+//! Changes are collected and sent together, to every control at its own pace. A
+//! digest replaces all that a control holds of this node, so whatever was lost
+//! on the way heals with the next one.
 
 use std::collections::HashMap;
 
 use spyglass_api::control::{Lease, LeaseDelta, LeaseDigest};
 use spyglass_media::{BroadcastId, ViewerId};
+
+use super::LinkId;
 
 /// Leases held at once; a viewer beyond it is served but not counted.
 pub const MOST: usize = 200_000;
@@ -37,10 +40,15 @@ fn wire((broadcast, viewer): Key, held: Held) -> Lease {
 #[derive(Debug, Default)]
 pub struct Leases {
     held: HashMap<Key, Held>,
-    /// Not told yet; only while control is there to be told.
+    /// Only for controls that are there to be told.
+    untold: HashMap<LinkId, Untold>,
+}
+
+/// What one control does not know yet.
+#[derive(Debug, Default)]
+struct Untold {
     begun: HashMap<Key, Held>,
     ended: HashMap<Key, Held>,
-    telling: bool,
 }
 
 impl Leases {
@@ -50,10 +58,12 @@ impl Leases {
         if self.held.len() >= MOST && !self.held.contains_key(&key) {
             return;
         }
-        if self.held.insert(key, new) == Some(new) || !self.telling {
+        if self.held.insert(key, new) == Some(new) {
             return;
         }
-        self.begun.insert(key, new);
+        for untold in self.untold.values_mut() {
+            untold.begun.insert(key, new);
+        }
     }
 
     /// A viewer is gone; ignored when a newer generation is here.
@@ -63,37 +73,34 @@ impl Leases {
             return;
         }
         self.held.remove(&key);
-        self.begun.remove(&key);
-        if self.telling {
-            self.ended.insert(key, old);
+        for untold in self.untold.values_mut() {
+            untold.begun.remove(&key);
+            untold.ended.insert(key, old);
         }
     }
 
     /// Everything, to be told page by page; what changed before is in it.
-    pub fn digest(&mut self) -> Digest {
-        self.begun.clear();
-        self.ended.clear();
-        self.telling = true;
+    pub fn digest(&mut self, link: LinkId) -> Digest {
+        self.untold.insert(link, Untold::default());
         Digest { leases: self.held.iter().map(|(&key, &held)| (key, held)).collect(), told: None }
     }
 
-    /// Control is gone: changes are not collected until the next digest.
-    pub fn stop_telling(&mut self) {
-        self.begun = HashMap::new();
-        self.ended = HashMap::new();
-        self.telling = false;
+    /// That control is gone: changes are not collected until its next digest.
+    pub fn stop_telling(&mut self, link: LinkId) {
+        self.untold.remove(&link);
     }
 
     /// Changes since the last call, one page of them. Ends come first, so that a
     /// viewer who left and came back is here in the end.
-    pub fn delta(&mut self) -> Option<LeaseDelta> {
-        let ended = take(&mut self.ended);
-        let begun = if self.ended.is_empty() && ended.len() < PAGE {
+    pub fn delta(&mut self, link: LinkId) -> Option<LeaseDelta> {
+        let untold = self.untold.get_mut(&link)?;
+        let ended = take(&mut untold.ended);
+        let begun = if untold.ended.is_empty() && ended.len() < PAGE {
             // An end and a beginning of one viewer go in different messages.
             let again = ended
                 .iter()
-                .any(|lease| parse(lease).is_some_and(|(key, _)| self.begun.contains_key(&key)));
-            if again { Vec::new() } else { take(&mut self.begun) }
+                .any(|lease| parse(lease).is_some_and(|(key, _)| untold.begun.contains_key(&key)));
+            if again { Vec::new() } else { take(&mut untold.begun) }
         } else {
             Vec::new()
         };
@@ -141,6 +148,8 @@ impl Iterator for Digest {
 mod tests {
     use super::*;
 
+    const HERE: LinkId = 1;
+
     fn lease(viewer: u32, generation: u32) -> Lease {
         let mut random = [0; 16];
         random[..4].copy_from_slice(&viewer.to_le_bytes());
@@ -155,7 +164,7 @@ mod tests {
 
     fn told() -> Leases {
         let mut leases = Leases::default();
-        assert_eq!(leases.digest().count(), 1);
+        assert_eq!(leases.digest(HERE).count(), 1);
         leases
     }
 
@@ -165,11 +174,11 @@ mod tests {
         leases.begin(&lease(1, 1));
         leases.begin(&lease(2, 1));
         leases.end(&lease(2, 1));
-        let delta = leases.delta().unwrap();
+        let delta = leases.delta(HERE).unwrap();
         assert_eq!((delta.begun, delta.ended), (vec![lease(1, 1)], vec![lease(2, 1)]));
-        assert_eq!(leases.delta(), None);
+        assert_eq!(leases.delta(HERE), None);
         leases.begin(&lease(1, 1));
-        assert_eq!(leases.delta(), None, "no news");
+        assert_eq!(leases.delta(HERE), None, "no news");
     }
 
     #[test]
@@ -178,22 +187,22 @@ mod tests {
         leases.begin(&lease(1, 1));
         leases.begin(&lease(1, 2));
         leases.end(&lease(1, 1));
-        let delta = leases.delta().unwrap();
+        let delta = leases.delta(HERE).unwrap();
         assert_eq!((delta.begun, delta.ended), (vec![lease(1, 2)], vec![]));
         leases.end(&lease(1, 2));
-        assert_eq!(leases.delta().unwrap().ended, [lease(1, 2)]);
+        assert_eq!(leases.delta(HERE).unwrap().ended, [lease(1, 2)]);
         leases.end(&lease(1, 2));
-        assert_eq!(leases.delta(), None);
+        assert_eq!(leases.delta(HERE), None);
     }
 
     #[test]
     fn who_leaves_and_comes_back_is_here_in_the_end() {
         let mut leases = told();
         leases.begin(&lease(1, 1));
-        leases.delta();
+        leases.delta(HERE);
         leases.end(&lease(1, 1));
         leases.begin(&lease(1, 2));
-        let (ended, begun) = (leases.delta().unwrap(), leases.delta().unwrap());
+        let (ended, begun) = (leases.delta(HERE).unwrap(), leases.delta(HERE).unwrap());
         assert_eq!((ended.ended, ended.begun), (vec![lease(1, 1)], vec![]));
         assert_eq!((begun.ended, begun.begun), (vec![], vec![lease(1, 2)]));
     }
@@ -201,16 +210,16 @@ mod tests {
     #[test]
     fn a_digest_says_everything_in_pages() {
         let mut leases = Leases::default();
-        assert_eq!(leases.delta(), None);
+        assert_eq!(leases.delta(HERE), None);
         let count = 2 * PAGE as u32 + 1;
         (0..count).for_each(|viewer| leases.begin(&lease(viewer, 1)));
-        assert_eq!(leases.delta(), None, "nobody is there to be told");
-        let pages: Vec<_> = leases.digest().collect();
+        assert_eq!(leases.delta(HERE), None, "nobody is there to be told");
+        let pages: Vec<_> = leases.digest(HERE).collect();
         let shape: Vec<_> =
             pages.iter().map(|page| (page.leases.len(), page.first, page.last)).collect();
         assert_eq!(shape, [(PAGE, true, false), (PAGE, false, false), (1, false, true)]);
-        assert_eq!(leases.delta(), None, "the digest said it");
-        let none: Vec<_> = told().digest().collect();
+        assert_eq!(leases.delta(HERE), None, "the digest said it");
+        let none: Vec<_> = told().digest(HERE).collect();
         assert_eq!(none, [LeaseDigest { leases: vec![], first: true, last: true }]);
     }
 
@@ -218,11 +227,28 @@ mod tests {
     fn while_control_is_away_nothing_piles_up() {
         let mut leases = told();
         leases.begin(&lease(1, 1));
-        leases.stop_telling();
+        leases.stop_telling(HERE);
         leases.end(&lease(1, 1));
         leases.begin(&lease(2, 1));
-        assert_eq!(leases.delta(), None);
-        assert_eq!(leases.digest().next().unwrap().leases, [lease(2, 1)]);
+        assert_eq!(leases.delta(HERE), None);
+        assert_eq!(leases.digest(HERE).next().unwrap().leases, [lease(2, 1)]);
+    }
+
+    #[test]
+    fn each_control_is_told_at_its_own_pace() {
+        const THERE: LinkId = 2;
+        let mut leases = told();
+        leases.begin(&lease(1, 1));
+        assert_eq!(leases.digest(THERE).next().unwrap().leases, [lease(1, 1)]);
+        leases.end(&lease(1, 1));
+        let both = LeaseDelta { begun: vec![], ended: vec![lease(1, 1)] };
+        assert_eq!(leases.delta(HERE), Some(both.clone()));
+        assert_eq!(leases.delta(HERE), None);
+        assert_eq!(leases.delta(THERE), Some(both));
+        leases.stop_telling(HERE);
+        leases.begin(&lease(2, 1));
+        assert_eq!(leases.delta(HERE), None);
+        assert_eq!(leases.delta(THERE).unwrap().begun, [lease(2, 1)]);
     }
 
     #[test]
@@ -231,8 +257,8 @@ mod tests {
         for viewer in 0..PAGE as u32 + 1 {
             leases.begin(&lease(viewer, 1));
         }
-        assert_eq!(leases.delta().unwrap().begun.len(), PAGE);
-        assert_eq!(leases.delta().unwrap().begun.len(), 1);
+        assert_eq!(leases.delta(HERE).unwrap().begun.len(), PAGE);
+        assert_eq!(leases.delta(HERE).unwrap().begun.len(), 1);
     }
 
     proptest::proptest! {
@@ -244,7 +270,7 @@ mod tests {
             let mut leases = told();
             let mut known: HashMap<String, Lease> = HashMap::new();
             let learn = |known: &mut HashMap<String, Lease>, leases: &mut Leases| {
-                while let Some(delta) = leases.delta() {
+                while let Some(delta) = leases.delta(HERE) {
                     delta.ended.iter().for_each(|lease| { known.remove(&lease.viewer); });
                     known.extend(delta.begun.into_iter().map(|lease| (lease.viewer.clone(), lease)));
                 }
@@ -255,14 +281,14 @@ mod tests {
                     2 | 3 => leases.end(&lease(viewer, generation)),
                     4 => learn(&mut known, &mut leases),
                     _ => {
-                        leases.stop_telling();
-                        let told = leases.digest().flat_map(|page| page.leases);
+                        leases.stop_telling(HERE);
+                        let told = leases.digest(HERE).flat_map(|page| page.leases);
                         known = told.map(|lease| (lease.viewer.clone(), lease)).collect();
                     }
                 }
             }
             learn(&mut known, &mut leases);
-            let mut here: Vec<_> = leases.digest().flat_map(|page| page.leases).collect();
+            let mut here: Vec<_> = leases.digest(HERE).flat_map(|page| page.leases).collect();
             let mut known: Vec<_> = known.into_values().collect();
             here.sort_by_key(|lease| lease.seat);
             known.sort_by_key(|lease| lease.seat);

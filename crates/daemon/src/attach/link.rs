@@ -1,23 +1,26 @@
-//! The task that speaks to control: one stream at a time, for ever.
+//! The task that speaks to one control: one stream at a time, for ever.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use spyglass_api::MAX_MESSAGE;
+use spyglass_api::auth::ClusterKey;
 use spyglass_api::control::control_client::ControlClient;
 use spyglass_api::control::report::Report as Kind;
 use spyglass_api::control::{
     self, BroadcastEvent, BroadcastRecord, Phase, Register, Report, Update, update,
 };
-use tokio::sync::mpsc;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{broadcast, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 use tracing::{debug, info, warn};
 
+use super::links::Session;
 use super::outbox::Outbox;
-use super::{Command, Profile, Shared, Source, saved};
+use super::{Command, LinkId, Profile, Shared, Source};
 use crate::{Backoff, Shutdown, grpc, now_utc, random};
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -44,14 +47,21 @@ const RECORDS: usize = 200 * 1024;
 /// What a record takes beside its memo, in bytes, generously.
 const RECORD: usize = 96;
 
+/// What all links of a node have.
+pub(super) struct Node {
+    pub shared: Arc<Shared>,
+    pub key: ClusterKey,
+    pub profile: Profile,
+    pub source: Arc<dyn Source>,
+    pub commands: mpsc::Sender<Command>,
+}
+
 /// See the module.
 pub(super) struct Link {
-    shared: Arc<Shared>,
-    channels: Vec<(String, grpc::Client)>,
-    profile: Profile,
-    source: Arc<dyn Source>,
-    events: mpsc::Receiver<BroadcastEvent>,
-    commands: mpsc::Sender<Command>,
+    node: Arc<Node>,
+    id: LinkId,
+    url: String,
+    channel: grpc::Client,
 }
 
 /// Why a session is over.
@@ -59,6 +69,9 @@ enum End {
     Shutdown,
     /// Control went away or was never there.
     Lost(String),
+    /// This address leads to a control that another link is attached to; those
+    /// that were.
+    Same(BTreeSet<String>),
 }
 
 impl From<Status> for End {
@@ -71,32 +84,35 @@ impl From<Status> for End {
 }
 
 impl Link {
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        channels: Vec<(String, grpc::Client)>,
-        profile: Profile,
-        source: Arc<dyn Source>,
-        events: mpsc::Receiver<BroadcastEvent>,
-        commands: mpsc::Sender<Command>,
-    ) -> Self {
-        Self { shared, channels, profile, source, events, commands }
+    pub(super) fn new(node: Arc<Node>, id: LinkId, url: String, channel: grpc::Client) -> Self {
+        Self { node, id, url, channel }
     }
 
-    /// Connects, again and again, to each control in turn.
-    pub(super) async fn run(mut self, shutdown: Shutdown) {
-        tokio::spawn(saved::keep(Arc::clone(&self.shared), shutdown.clone()));
+    /// Connects, again and again.
+    pub(super) async fn run(self, shutdown: Shutdown) {
+        let (shared, url) = (&self.node.shared, &self.url);
         let mut backoff = Backoff::new(FIRST_RETRY, LAST_RETRY);
         let mut told = false;
-        for turn in 0.. {
-            let (url, channel) = self.channels[turn % self.channels.len()].clone();
+        loop {
             let began = Instant::now();
+            let mut was_attached = false;
             let end = tokio::select! {
-                end = self.session(&url, channel, &shutdown) => end,
+                end = self.session(&mut was_attached, &shutdown) => end,
                 () = shutdown.requested() => End::Shutdown,
             };
-            let was_attached = self.shared.attached.send_replace(false);
-            self.shared.leases.lock().stop_telling();
-            let End::Lost(reason) = end else { return };
+            let reason = match end {
+                End::Shutdown => return,
+                End::Same(attached) => {
+                    debug!(control = url, "leads to a control that is attached already");
+                    shared.controls.lock().on_reached(url);
+                    tokio::select! {
+                        () = shared.until_one_is_gone(&attached) => continue,
+                        () = shutdown.requested() => return,
+                    }
+                }
+                End::Lost(reason) => reason,
+            };
+            shared.controls.lock().on_away(url, Instant::now().into_std());
             if was_attached || !told {
                 // Once: it is tried for as long as it takes.
                 warn!(control = url, reason, "no control; going on without it");
@@ -115,34 +131,41 @@ impl Link {
         }
     }
 
-    async fn session(&mut self, url: &str, channel: grpc::Client, shutdown: &Shutdown) -> End {
+    async fn session(&self, attached: &mut bool, shutdown: &Shutdown) -> End {
+        let shared = &self.node.shared;
         let (reports, outgoing) = mpsc::channel(IN_FLIGHT);
         let mut outbox = Outbox::default();
-        let register = self.register(&mut outbox);
+        // Before the records are read: what happens from here on is told.
+        let events = shared.events.subscribe();
+        let others = shared.others(self.id);
+        let register = self.register(&others, &mut outbox);
         if reports.try_send(Report { report: Some(Kind::Register(register)) }).is_err() {
             return End::Lost("no room for the first report".into());
         }
-        let mut client = ControlClient::new(channel)
+        let mut client = ControlClient::new(self.channel.clone())
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
         let call = timeout(ANSWER, client.attach(ReceiverStream::new(outgoing))).await;
         let updates = match call {
             Ok(Ok(response)) => response.into_inner(),
+            Ok(Err(status)) if status.code() == Code::AlreadyExists && !others.is_empty() => {
+                return End::Same(others);
+            }
             Ok(Err(status)) => return status.into(),
             Err(_) => return End::Lost("no answer within 5 s".into()),
         };
-        info!(control = url, "attached to control");
-        self.shared.attached.send_replace(true);
-        outbox.digest(self.shared.leases.lock().digest());
-        self.exchange(updates, reports, outbox, shutdown).await
+        info!(control = self.url, "attached to control");
+        *attached = true;
+        shared.controls.lock().on_reached(&self.url);
+        let session = Session::open(shared, self.id);
+        outbox.digest(shared.leases.lock().digest(self.id));
+        self.exchange(&session, updates, reports, outbox, events, shutdown).await
     }
 
-    /// Everything this node knows. What happened before is in the records, so
-    /// events that still wait are dropped.
-    fn register(&mut self, outbox: &mut Outbox) -> Register {
-        self.shared.overflowed.store(false, Ordering::Relaxed);
-        while self.events.try_recv().is_ok() {}
-        let (broadcasts, rest) = fitting(self.source.records());
+    /// Everything this node knows. What happened before is in the records.
+    fn register(&self, others: &BTreeSet<String>, outbox: &mut Outbox) -> Register {
+        let Node { profile, source, shared, .. } = &*self.node;
+        let (broadcasts, rest) = fitting(source.records());
         if !rest.is_empty() {
             warn!(
                 count = rest.len(),
@@ -151,26 +174,30 @@ impl Link {
         }
         rest.into_iter().for_each(|record| outbox.event(as_event(&record)));
         Register {
-            node: self.profile.node.to_string(),
-            role: self.profile.role.into(),
+            node: profile.node.to_string(),
+            role: profile.role.into(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            public_http: self.profile.public_http.clone(),
-            public_rtmp: self.profile.public_rtmp.clone(),
-            public_grpc: self.profile.public_grpc.clone(),
-            location: self.profile.location.map(Into::into),
-            incarnation: self.profile.incarnation,
+            public_http: profile.public_http.clone(),
+            public_rtmp: profile.public_rtmp.clone(),
+            public_grpc: profile.public_grpc.clone(),
+            location: profile.location.map(Into::into),
+            incarnation: profile.incarnation,
             broadcasts,
-            keys: self.shared.keys.lock().to_register(),
+            keys: shared.keys.lock().to_register(),
+            attached: others.iter().cloned().collect(),
         }
     }
 
     async fn exchange(
-        &mut self,
+        &self,
+        session: &Session<'_>,
         mut updates: Streaming<Update>,
         reports: mpsc::Sender<Report>,
         mut outbox: Outbox,
+        mut events: broadcast::Receiver<BroadcastEvent>,
         shutdown: &Shutdown,
     ) -> End {
+        let Node { shared, source, commands, .. } = &*self.node;
         let mut heartbeat = interval(HEARTBEAT);
         let mut delta = interval(DELTA);
         let mut digest = tokio::time::interval_at(Instant::now() + DIGEST, DIGEST);
@@ -187,28 +214,31 @@ impl Link {
                     }
                     Err(_) => return End::Lost("the connection closed".into()),
                 },
-                update = next(&self.commands, &mut updates) => match update {
-                    Ok((permit, Some(update))) => self.on_update(update, permit),
+                update = next(commands, &mut updates) => match update {
+                    Ok((permit, Some(update))) => self.on_update(session, update, permit),
                     Ok((_, None)) => return End::Lost("control closed the stream".into()),
                     Err(status) => return status.into(),
                 },
-                Some(event) = self.events.recv(), if outbox.has_room() => outbox.event(event),
-                _ = heartbeat.tick() => outbox.heartbeat(self.source.load()),
-                _ = delta.tick() => {
-                    if self.shared.overflowed.load(Ordering::Relaxed) {
+                event = events.recv(), if outbox.has_room() => match event {
+                    Ok(event) => outbox.event(event),
+                    Err(RecvError::Lagged(_)) => {
                         return End::Lost("too many events at once; registering again".into());
                     }
-                    let mut leases = self.shared.leases.lock();
-                    while outbox.takes_deltas() && let Some(delta) = leases.delta() {
+                    Err(RecvError::Closed) => return End::Shutdown,
+                },
+                _ = heartbeat.tick() => outbox.heartbeat(source.load()),
+                _ = delta.tick() => {
+                    let mut leases = shared.leases.lock();
+                    while outbox.takes_deltas() && let Some(delta) = leases.delta(self.id) {
                         outbox.delta(delta);
                     }
                 }
                 _ = digest.tick() => {
                     if outbox.takes_digest() {
-                        outbox.digest(self.shared.leases.lock().digest());
+                        outbox.digest(shared.leases.lock().digest(self.id));
                     }
-                    if self.shared.keys.lock().on_tick(now_utc()) {
-                        self.shared.changed.notify_one();
+                    if shared.keys.lock().on_tick(now_utc()) {
+                        shared.changed.notify_one();
                     }
                 }
                 () = shutdown.requested() => return End::Shutdown,
@@ -216,40 +246,44 @@ impl Link {
         }
     }
 
-    fn on_update(&self, update: Update, permit: Option<mpsc::Permit<'_, Command>>) {
-        let shared = &self.shared;
+    fn on_update(
+        &self,
+        session: &Session<'_>,
+        update: Update,
+        permit: Option<mpsc::Permit<'_, Command>>,
+    ) {
+        let shared = &self.node.shared;
         // A field of a later release: nothing to do.
         let Some(update) = update.update else { return };
         let command = match update {
-            update::Update::Keys(keys) => {
-                if shared.keys.lock().on_update(keys, now_utc()) {
-                    info!("new verification keys");
+            update::Update::Controls(control::Controls { id, grpc }) => {
+                session.named(id);
+                if shared.controls.lock().on_named(self.id, &grpc) {
+                    shared.controls_changed.notify_one();
                     shared.changed.notify_one();
                 }
                 return;
+            }
+            update::Update::Keys(keys) => {
+                let mut heard = shared.heard.lock();
+                let keys = heard.on_keys(self.id, keys);
+                return shared.hold_keys(keys);
             }
             update::Update::Nodes(control::Nodes { nodes }) => {
-                let nodes: Arc<[_]> = nodes.into();
-                let changed = shared.nodes.send_if_modified(|held| {
-                    let changed = *held != nodes;
-                    *held = nodes;
-                    changed
-                });
-                if changed {
-                    shared.changed.notify_one();
-                }
-                return;
+                let mut heard = shared.heard.lock();
+                let nodes = heard.on_nodes(self.id, nodes);
+                return shared.hold_nodes(nodes);
             }
-            update::Update::Revocation(revocation) => {
-                shared.revoke(revocation);
-                return;
-            }
+            update::Update::Revocation(revocation) => return shared.revoke(revocation),
             update::Update::Expect(expect) => Command::Expect(expect),
             update::Update::End(end) => match end.broadcast.parse() {
                 Ok(id) => Command::End(id),
                 Err(_) => return,
             },
-            update::Update::Drain(drain) => Command::Drain(drain.draining),
+            update::Update::Drain(drain) => match shared.heard.lock().on_drain(drain.draining) {
+                Some(draining) => Command::Drain(draining),
+                None => return,
+            },
         };
         // Without a permit the service has dropped its receiver and wants none.
         if let Some(permit) = permit {

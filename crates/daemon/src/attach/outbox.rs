@@ -86,7 +86,7 @@ mod tests {
     fn heartbeats_come_first_and_never_pile_up() {
         let mut outbox = Outbox::default();
         outbox.event(BroadcastEvent::default());
-        outbox.digest(Leases::default().digest());
+        outbox.digest(Leases::default().digest(1));
         assert!(!outbox.takes_deltas() && !outbox.takes_digest());
         outbox.heartbeat(Load { viewers: 1, ..Load::default() });
         outbox.heartbeat(Load { viewers: 2, ..Load::default() });

@@ -20,6 +20,7 @@ use crate::state::StateDir;
 const KEYS: &str = "control-keys.json";
 const NODES: &str = "control-nodes.json";
 const REVOCATIONS: &str = "revocations.json";
+const CONTROLS: &str = "controls.json";
 
 /// Changes that come close together are written together.
 const PACE: Duration = Duration::from_millis(200);
@@ -45,6 +46,8 @@ pub(super) struct Restored {
     pub keys: HeldKeys,
     pub nodes: Arc<[Node]>,
     pub revocations: Revocations,
+    /// Addresses of controls that were learned.
+    pub controls: Vec<String>,
 }
 
 /// Reads the state. A file that is damaged counts as absent: control will send
@@ -63,7 +66,8 @@ pub(super) fn read(state: &StateDir, now: UtcTime) -> Result<Restored, Error> {
     {
         revocations.add(&Revocation { broadcast, viewer, expires_at_ms }, now);
     }
-    Ok(Restored { keys, nodes: nodes.collect(), revocations })
+    let controls = file(state, CONTROLS)?;
+    Ok(Restored { keys, nodes: nodes.collect(), revocations, controls })
 }
 
 fn file<T: DeserializeOwned + Default>(state: &StateDir, name: &str) -> Result<T, Error> {
@@ -115,7 +119,7 @@ pub(super) async fn keep(shared: Arc<Shared>, shutdown: Shutdown) {
     }
 }
 
-type Rendered = [(&'static str, Vec<u8>); 3];
+type Rendered = [(&'static str, Vec<u8>); 4];
 
 fn render(shared: &Shared) -> Rendered {
     let nodes: Vec<SavedNode> = shared
@@ -142,7 +146,13 @@ fn render(shared: &Shared) -> Rendered {
         })
         .collect();
     let keys = shared.keys.lock().save();
-    [(KEYS, json(&keys)), (NODES, json(&nodes)), (REVOCATIONS, json(&revocations))]
+    let controls = shared.controls.lock().learned();
+    [
+        (KEYS, json(&keys)),
+        (NODES, json(&nodes)),
+        (REVOCATIONS, json(&revocations)),
+        (CONTROLS, json(&controls)),
+    ]
 }
 
 fn json(value: &impl Serialize) -> Vec<u8> {

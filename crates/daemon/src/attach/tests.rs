@@ -8,7 +8,8 @@ use spyglass_api::auth::Require;
 use spyglass_api::control::control_server::{Control, ControlServer};
 use spyglass_api::control::report::Report as Kind;
 use spyglass_api::control::{
-    self, Drain, End, Keys, LeaseDelta, LeaseDigest, Nodes, Phase, Register, Report, Update, update,
+    self, Controls, Drain, End, Keys, LeaseDelta, LeaseDigest, Nodes, Phase, Register, Report,
+    Update, update,
 };
 use spyglass_media::UtcTime;
 use spyglass_token::{Grant, SigningKey, WatchGrant};
@@ -62,7 +63,13 @@ impl Session {
     }
 }
 
-struct Service(mpsc::Sender<Session>);
+/// What a scripted control calls itself, once the test lets it.
+const ITSELF: &str = "the-scripted-control";
+
+struct Service {
+    sessions: mpsc::Sender<Session>,
+    refused: Arc<watch::Sender<usize>>,
+}
 
 #[tonic::async_trait]
 impl Control for Service {
@@ -78,9 +85,13 @@ impl Control for Service {
         else {
             return Err(Status::invalid_argument("the first report must be a register"));
         };
+        if register.attached.iter().any(|id| id == ITSELF) {
+            self.refused.send_modify(|refused| *refused += 1);
+            return Err(Status::already_exists("it is attached by another address"));
+        }
         let (updates, outgoing) = mpsc::channel(16);
         let session = Session { register, reports, updates };
-        self.0.send(session).await.map_err(|_| Status::unavailable("the test is over"))?;
+        self.sessions.send(session).await.map_err(|_| Status::unavailable("the test is over"))?;
         Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
     }
 }
@@ -89,6 +100,7 @@ impl Control for Service {
 struct Scripted {
     url: String,
     sessions: mpsc::Receiver<Session>,
+    refused: Arc<watch::Sender<usize>>,
     server: tokio::task::JoinHandle<()>,
 }
 
@@ -98,12 +110,14 @@ impl Scripted {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (sender, sessions) = mpsc::channel(16);
         let require = Require(ClusterKey::new(KEY).unwrap());
-        let service = ControlServer::with_interceptor(Service(sender), require);
+        let refused = Arc::new(watch::Sender::new(0));
+        let service = Service { sessions: sender, refused: Arc::clone(&refused) };
+        let service = ControlServer::with_interceptor(service, require);
         let server = grpc::server().add_service(service);
         let server = tokio::spawn(async move {
             server.serve_with_incoming(grpc::incoming(listener)).await.unwrap();
         });
-        Self { url, sessions, server }
+        Self { url, sessions, refused, server }
     }
 
     async fn session(&mut self) -> Session {
@@ -345,17 +359,104 @@ async fn a_lost_stream_is_opened_again_with_everything() {
 }
 
 #[tokio::test]
-async fn another_control_takes_over() {
+async fn every_control_is_told_everything() {
+    let (mut first, mut second) = (Scripted::start().await, Scripted::start().await);
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = Subject::start(&[&first, &second], &dir);
+    let (mut one, mut two) = (first.session().await, second.session().await);
+    one.digest().await;
+    two.digest().await;
+    node.attachment.lease_begun(lease(1));
+    let event = BroadcastEvent { at_ms: 3, ..BroadcastEvent::default() };
+    node.attachment.event(event.clone());
+    for session in [&mut one, &mut two] {
+        assert_eq!(session.delta().await.begun, [lease(1)]);
+    }
+    // What both of them want is done once; what either says holds.
+    for session in [&one, &two] {
+        session.send(update::Update::Drain(Drain { draining: true })).await;
+    }
+    let end = End { broadcast: broadcast().to_string() };
+    assert_eq!(soon(node.commands.recv()).await, Some(Command::Drain(true)));
+    two.send(update::Update::End(end)).await;
+    assert_eq!(soon(node.commands.recv()).await, Some(Command::End(broadcast())));
+    // One dies: the other notices nothing, and the node stays attached.
+    let mut attached = node.attachment.attached();
+    assert!(*attached.borrow_and_update());
+    first.server.abort();
+    drop((one, first));
+    node.attachment.lease_ended(lease(1));
+    assert_eq!(two.delta().await.ended, [lease(1)]);
+    assert!(!attached.has_changed().unwrap());
+    drop((two, second.server.abort(), second));
+    node.attached(false).await;
+}
+
+#[tokio::test]
+async fn nodes_that_one_control_does_not_know_stay() {
     let (mut first, mut second) = (Scripted::start().await, Scripted::start().await);
     let dir = tempfile::tempdir().unwrap();
     let node = Subject::start(&[&first, &second], &dir);
+    let (one, two) = (first.session().await, second.session().await);
+    let listed = |id: &str| Node { id: id.into(), ..Node::default() };
+    let nodes = |nodes: &[Node]| update::Update::Nodes(Nodes { nodes: nodes.to_vec() });
+    let (a, b) = (listed("a"), listed("b"));
+    one.send(nodes(&[a.clone(), b.clone()])).await;
+    let mut seen = node.attachment.nodes();
+    soon(seen.wait_for(|nodes| nodes.len() == 2)).await.unwrap();
+    two.send(nodes(&[])).await;
+    two.send(nodes(&[listed("c")])).await;
+    soon(seen.wait_for(|nodes| nodes.len() == 3)).await.unwrap();
+    drop((one, first.server.abort(), first));
+    soon(seen.wait_for(|nodes| **nodes == [listed("c")])).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_control_that_another_names_is_attached_and_remembered() {
+    let (mut first, mut second) = (Scripted::start().await, Scripted::start().await);
+    let dir = tempfile::tempdir().unwrap();
+    let node = Subject::start(&[&first], &dir);
     let session = first.session().await;
-    node.attached(true).await;
+    let named = Controls { id: "one".into(), grpc: vec![second.url.clone()] };
+    session.send(update::Update::Controls(named)).await;
+    assert_eq!(second.session().await.register.node, "edge-1");
+    node.saved("controls.json", &second.url).await;
+    node.shutdown.trigger();
     first.server.abort();
-    drop((session, first.sessions));
-    let session = second.session().await;
-    assert_eq!(session.register.node, "edge-1");
+    drop((session, first));
+    let _again = Subject::with_key(vec!["http://127.0.0.1:1".into()], &dir, KEY);
+    assert_eq!(second.session().await.register.node, "edge-1");
+}
+
+#[tokio::test]
+async fn two_addresses_of_one_control_do_no_harm() {
+    let mut control = Scripted::start().await;
+    let other = control.url.replace("127.0.0.1", "localhost");
+    let dir = tempfile::tempdir().unwrap();
+    let node = Subject::with_key(vec![control.url.clone(), other], &dir, KEY);
+    let mut refused = control.refused.subscribe();
+    let itself = || Controls { id: ITSELF.into(), grpc: vec![] };
+    let mut session = control.session().await;
+    let mut opened = 1;
+    // Both may arrive at once; then the later one replaces the earlier, as with
+    // a real control.
+    loop {
+        session.send(update::Update::Controls(itself())).await;
+        tokio::select! {
+            again = control.session() => (session, opened) = (again, opened + 1),
+            found = soon(refused.wait_for(|refused| *refused > 0)) => {
+                found.unwrap();
+                break;
+            }
+        }
+    }
+    assert!(opened <= 4, "{opened}");
     node.attached(true).await;
+    node.attachment.lease_begun(lease(1));
+    assert_eq!(session.delta().await.begun, [lease(1)]);
+    // When that stream ends, an address is tried again at once.
+    drop(session);
+    control.session().await;
 }
 
 #[tokio::test]
