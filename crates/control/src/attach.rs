@@ -80,6 +80,10 @@ impl Control for Service {
         let registration = registration(&register)?;
         let role = registration.role;
         let panel = &self.panel;
+        if register.attached.contains(&panel.instance) {
+            // Another spelling of an address, or a load balancer.
+            return Err(Status::already_exists("this node has a stream to this control"));
+        }
         let adopted = panel.keys.adopt(&register.keys, now_utc()).await;
         if adopted.map_err(unavailable)? {
             panel.settle();
@@ -125,7 +129,10 @@ impl Session {
     /// What a node must know at once.
     fn initial(&self, role: Role) -> Vec<update::Update> {
         let panel = &self.panel;
-        let mut updates = vec![update::Update::Keys(panel.keys.update())];
+        let mut updates = vec![
+            update::Update::Controls(panel.controls()),
+            update::Update::Keys(panel.keys.update()),
+        ];
         if !panel.is_settling() {
             updates.push(update::Update::Nodes(panel.node_list()));
         }

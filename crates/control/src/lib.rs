@@ -29,6 +29,7 @@ mod links;
 mod metrics;
 pub mod network;
 mod panel;
+pub mod peers;
 pub mod placement;
 pub mod record;
 mod revocations;

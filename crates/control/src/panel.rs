@@ -13,7 +13,7 @@ use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 use spyglass_api::control::{self, update::Update};
 use spyglass_daemon::admin::Admin;
-use spyglass_daemon::{Secret, now_utc};
+use spyglass_daemon::{Secret, now_utc, random};
 use spyglass_media::{BroadcastId, Location, NodeId, UserId, ViewerId};
 use spyglass_token::WatchGrant;
 use tokio::sync::Notify;
@@ -27,6 +27,7 @@ use crate::keys::Keys;
 use crate::limits::{Asker, Limit, Limits};
 use crate::links::Links;
 use crate::metrics::Metrics;
+use crate::peers::Peers;
 use crate::placement::{Placed, rank};
 use crate::record::{EndedBy, Record};
 use crate::revocations::{self, Revocations};
@@ -96,6 +97,9 @@ pub struct Panel {
     pub config: Config,
     /// What stands before paths in URLs for people.
     pub public_http: String,
+    /// Names this process among the controls.
+    pub instance: String,
+    peers: Mutex<Peers>,
     operator: [u8; 32],
     store: Arc<dyn Store>,
     /// Signing and verifying.
@@ -145,6 +149,8 @@ impl Panel {
             }
         }
         Ok(Self {
+            instance: format!("{:016x}", u64::from_le_bytes(random())),
+            peers: Mutex::default(),
             operator: hash(operator_key.expose()),
             keys: Keys::load(Arc::clone(&store), now).await?,
             users: Users::new(Arc::clone(&store)),
@@ -174,6 +180,16 @@ impl Panel {
     /// All nodes and viewers; held for a few lines, never across an await.
     pub fn fleet(&self) -> MutexGuard<'_, Fleet> {
         self.fleet.lock()
+    }
+
+    /// The other controls; held for a few lines, never across an await.
+    pub fn peers(&self) -> MutexGuard<'_, Peers> {
+        self.peers.lock()
+    }
+
+    /// What nodes are told of the controls.
+    pub fn controls(&self) -> control::Controls {
+        control::Controls { id: self.instance.clone(), grpc: self.peers().addresses() }
     }
 
     /// Who holds this bearer secret; `None` when nobody does.
