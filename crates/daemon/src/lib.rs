@@ -4,7 +4,7 @@
 //! Starting: [`config`] (file, environment, flags), [`log`], [`listen`],
 //! [`state`]. Running: [`Shutdown`], [`admin`] (health and metrics),
 //! [`panics`], [`grpc`] channels and servers, [`attach`] (a node's link with
-//! control). Small things used everywhere: [`Backoff`], [`Secret`],
+//! control), [`meter`] (how busy the process is). Small things used everywhere: [`Backoff`], [`Secret`],
 //! [`http`] (problem documents, public URLs), the clock and randomness.
 //!
 //! Pure machines elsewhere get the time and random bytes passed in; the calls
@@ -18,6 +18,7 @@ pub mod grpc;
 pub mod http;
 pub mod listen;
 pub mod log;
+pub mod meter;
 pub mod panics;
 mod secret;
 mod shutdown;

@@ -56,6 +56,9 @@ pub struct Config {
     /// HTTP connections of one address (IPv6: of one /64). Loopback is not
     /// counted: a proxy or a test stands there.
     pub max_connections_per_address: usize,
+    /// Viewers this edge is meant for: control sends nobody here beyond it and
+    /// spreads arrivals by it. 0: not said, control reckons with 10,000.
+    pub viewer_capacity: u32,
     /// Joined viewers counted at once; further ones are served all the same.
     pub max_viewers: usize,
     /// Objects being fetched at once, lists not counted.
@@ -101,6 +104,7 @@ impl Default for Config {
             max_broadcasts: 20_000,
             max_connections: 20_000,
             max_connections_per_address: 1_000,
+            viewer_capacity: 0,
             max_viewers: 200_000,
             max_fetches: 512,
             max_object_mb: 64,

@@ -44,6 +44,7 @@ use spyglass_api::control::{BroadcastRecord, Load, Role};
 use spyglass_daemon::admin::Admin;
 use spyglass_daemon::attach::{self, Attachment, Command, Profile};
 use spyglass_daemon::http::{is_loopback, public_url};
+use spyglass_daemon::meter::Meter;
 use spyglass_daemon::state::StateDir;
 use spyglass_daemon::{Shutdown, cluster_key, listen, panics, random};
 use spyglass_media::NodeId;
@@ -161,7 +162,8 @@ impl Edge {
         let reports = Arc::new(Reports {
             metrics: metrics.clone(),
             broadcasts: Arc::clone(&broadcasts),
-            sent: Mutex::new((now(), 0)),
+            capacity: config.viewer_capacity,
+            meter: Mutex::new(Meter::new(now())),
         });
         let (attachment, commands) = self.attach(reports, &shutdown)?;
         let own_admin = self.separate_admin.is_none();
@@ -244,22 +246,20 @@ fn now() -> Instant {
 struct Reports {
     metrics: Metrics,
     broadcasts: Arc<Broadcasts>,
-    /// When load was last told, and the bytes sent until then.
-    sent: Mutex<(Instant, u64)>,
+    /// Viewers it takes; 0 when there is no limit.
+    capacity: u32,
+    meter: Mutex<Meter>,
 }
 
 impl attach::Source for Reports {
     fn load(&self) -> Load {
-        let (now, bytes) = (now(), self.metrics.bytes.get());
-        let mut sent = self.sent.lock();
-        let seconds = now.saturating_duration_since(sent.0).as_secs_f64();
-        let egress = if seconds > 0.0 { (bytes - sent.1) as f64 * 8.0 / seconds } else { 0.0 };
-        *sent = (now, bytes);
+        let busy = self.meter.lock().read(now(), self.metrics.bytes.get());
         Load {
             viewers: u32::try_from(self.metrics.viewers.get()).unwrap_or(0),
             broadcasts: u32::try_from(self.broadcasts.watched()).unwrap_or(u32::MAX),
-            egress_bps: egress as u64,
-            ..Load::default()
+            egress_bps: busy.egress_bps,
+            cpu: busy.cpu,
+            viewer_capacity: self.capacity,
         }
     }
 

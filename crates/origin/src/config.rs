@@ -51,6 +51,9 @@ pub struct Config {
     pub log_format: Option<log::Format>,
     /// Broadcasts held at once, ended ones included.
     pub max_broadcasts: usize,
+    /// Push viewers this origin is meant for: control places no broadcast here
+    /// beyond it. 0: not said, control reckons with 10,000.
+    pub viewer_capacity: u32,
     /// RTMP connections at once.
     pub max_connections: usize,
     /// RTMP connections of one address that have not yet shown a valid token.
@@ -90,6 +93,7 @@ impl Default for Config {
             state: PathBuf::from("spyglass-data/origin"),
             log_format: None,
             max_broadcasts: 10_000,
+            viewer_capacity: 0,
             max_connections: 20_000,
             max_unproven_per_address: 100,
             publisher_mbit: 25,

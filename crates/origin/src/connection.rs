@@ -230,6 +230,7 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<R, W>
 
     fn on_written(&mut self, mut count: usize) {
         self.progress = now();
+        self.registry.metrics.sent.inc_by(count as u64);
         while let Some(front) = self.pending.front_mut() {
             if count < front.len() {
                 front.advance(count);

@@ -181,7 +181,7 @@ impl Origin {
 
     /// Serves until `shutdown`, then lets connections close and writes the journal.
     pub async fn run(self, shutdown: Shutdown) -> Result<(), Error> {
-        let reports = Arc::new(Reports::default());
+        let reports = Arc::new(Reports::new(now()));
         let (attachment, commands) = self.attach(&reports, &shutdown)?;
         let path = self.state.path().display().to_string();
         let failed = |source| Error::State { path, source };

@@ -35,6 +35,8 @@ pub struct Metrics {
     pub publishers: Gauge,
     /// Edges watching.
     pub watchers: Gauge,
+    /// Bytes sent to push viewers, broadcasters and edges.
+    pub sent: Counter,
     /// Frames that slow push viewers lost.
     pub frames_dropped: Counter,
     /// Journal pages left out because the disk was slow.
@@ -62,6 +64,11 @@ impl Metrics {
             metrics.publishers.clone(),
         );
         registry.register("spyglass_origin_watchers", "Edges watching", metrics.watchers.clone());
+        registry.register(
+            "spyglass_origin_sent_bytes",
+            "Bytes sent to push viewers, broadcasters and edges",
+            metrics.sent.clone(),
+        );
         registry.register(
             "spyglass_origin_frames_dropped",
             "Frames that slow push viewers lost",

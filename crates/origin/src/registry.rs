@@ -7,13 +7,14 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use spyglass_api::control::{self, BroadcastEvent, BroadcastRecord, Load};
 use spyglass_api::upstream::{BroadcastState, DirectoryEntry, Expire};
 use spyglass_daemon::attach::{Attachment, Source};
+use spyglass_daemon::meter::Meter;
 use spyglass_daemon::now_utc;
 use spyglass_hls::segmenter::{self, Resume};
 use spyglass_media::{BroadcastId, UtcTime};
@@ -318,17 +319,25 @@ fn control_phase(phase: Phase) -> control::Phase {
 
 /// What the link with control asks of this origin. It exists before the
 /// registry does, because the registry needs the link.
-#[derive(Debug, Default)]
-pub struct Reports(Mutex<Weak<Registry>>);
+#[derive(Debug)]
+pub struct Reports {
+    registry: Mutex<Weak<Registry>>,
+    meter: Mutex<Meter>,
+}
 
 impl Reports {
+    /// Reports nothing yet.
+    pub fn new(now: Instant) -> Self {
+        Self { registry: Mutex::default(), meter: Mutex::new(Meter::new(now)) }
+    }
+
     /// From now on, report this registry.
     pub fn of(&self, registry: &Arc<Registry>) {
-        *self.0.lock() = Arc::downgrade(registry);
+        *self.registry.lock() = Arc::downgrade(registry);
     }
 
     fn registry(&self) -> Option<Arc<Registry>> {
-        self.0.lock().upgrade()
+        self.registry.lock().upgrade()
     }
 }
 
@@ -336,10 +345,14 @@ impl Source for Reports {
     fn load(&self) -> Load {
         let Some(registry) = self.registry() else { return Load::default() };
         let live = registry.metrics.publishers.get();
+        let now = tokio::time::Instant::now().into_std();
+        let busy = self.meter.lock().read(now, registry.metrics.sent.get());
         Load {
             viewers: u32::try_from(registry.metrics.push_viewers().get()).unwrap_or(0),
             broadcasts: u32::try_from(live).unwrap_or(0),
-            ..Load::default()
+            egress_bps: busy.egress_bps,
+            cpu: busy.cpu,
+            viewer_capacity: registry.config.viewer_capacity,
         }
     }
 

@@ -118,6 +118,8 @@ impl Upstream for Service {
                 (Header { length: bytes.len() as u64, ..Header::default() }, vec![bytes])
             }
         };
+        let bytes: usize = bodies.iter().map(Bytes::len).sum();
+        self.registry.metrics.sent.inc_by(bytes as u64);
         let header = FetchResponse { response: Some(fetch_response::Response::Header(header)) };
         let slices = bodies.into_iter().flat_map(slices);
         let slices = slices
