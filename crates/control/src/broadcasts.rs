@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -15,6 +16,10 @@ use crate::record::{Phase, Record};
 use crate::store::{self, Revision, Store, list_all};
 
 const PREFIX: &str = "broadcasts/";
+
+/// How long the public list says the same of a broadcast. A change of its
+/// record is told at once; this is for the number of its viewers.
+const LINE_AGE: Duration = Duration::from_secs(1);
 
 /// Attempts of one change against others; each conflict means that somebody
 /// else got through.
@@ -67,9 +72,38 @@ impl Drop for Making<'_> {
 
 struct Held {
     record: Arc<Record>,
+    line: Arc<Line>,
     revision: Revision,
     /// Where it stands in `Index::live`.
     live_at: Option<usize>,
+}
+
+/// What the public list says of a broadcast, as text. The list is asked for
+/// again and again and says the same of each broadcast for [`LINE_AGE`]; which
+/// ones it names is drawn for each answer.
+#[derive(Default)]
+pub struct Line(Mutex<Option<(Instant, Bytes)>>);
+
+/// A broadcast that was drawn for the public list.
+pub struct Listed {
+    /// What is known of it.
+    pub record: Arc<Record>,
+    line: Arc<Line>,
+}
+
+impl Listed {
+    /// What is said of it, by `write` when that was long before `now` or never.
+    pub fn line(&self, now: Instant, write: impl FnOnce(&Record) -> Bytes) -> Bytes {
+        let mut line = self.line.0.lock();
+        if let Some((since, text)) = &*line
+            && now < *since + LINE_AGE
+        {
+            return text.clone();
+        }
+        let text = write(&self.record);
+        *line = Some((now, text.clone()));
+        text
+    }
 }
 
 fn key(id: BroadcastId) -> String {
@@ -179,13 +213,14 @@ impl Broadcasts {
 
     /// `count` of the public ones that are live, drawn anew each time, and how
     /// many there are in all. `random` decides.
-    pub fn sample(&self, count: usize, random: u64) -> (Vec<Arc<Record>>, usize) {
+    pub fn sample(&self, count: usize, random: u64) -> (Vec<Listed>, usize) {
         let index = self.index.lock();
         let picked = draw(index.live.len(), count, random);
-        let records = picked
-            .into_iter()
-            .filter_map(|at| Some(Arc::clone(&index.held.get(index.live.get(at)?)?.record)));
-        (records.collect(), index.live.len())
+        let listed = picked.into_iter().filter_map(|at| {
+            let held = index.held.get(index.live.get(at)?)?;
+            Some(Listed { record: Arc::clone(&held.record), line: Arc::clone(&held.line) })
+        });
+        (listed.collect(), index.live.len())
     }
 
     /// Those that `wanted` picks.
@@ -222,7 +257,7 @@ impl Index {
         }
         self.counts[record.phase as usize] += 1;
         self.count_user(record.memo.user.filter(|_| !record.is_ended()), true);
-        self.held.insert(id, Held { record, revision, live_at });
+        self.held.insert(id, Held { record, line: Arc::default(), revision, live_at });
     }
 
     /// A broadcast of this user's more or less.
@@ -314,11 +349,18 @@ mod tests {
         }
         let names = |broadcasts: &Broadcasts| {
             let (sample, all) = broadcasts.sample(50, 7);
-            let names: HashSet<_> = sample.iter().map(|record| record.id).collect();
+            let names: HashSet<_> = sample.iter().map(|listed| listed.record.id).collect();
             assert_eq!(names.len(), all);
             names
         };
         assert_eq!(names(&broadcasts), [0, 2, 3].map(|number| record(number).id).into());
+        let (sample, _) = broadcasts.sample(1, 7);
+        let now = Instant::now();
+        let line =
+            |at, text: &'static str| sample[0].line(at, |_| Bytes::from_static(text.as_bytes()));
+        assert_eq!(line(now, "one"), "one");
+        assert_eq!(line(now + LINE_AGE / 2, "two"), "one");
+        assert_eq!(line(now + LINE_AGE, "three"), "three");
         broadcasts.remove(record(0).id).await.unwrap();
         assert_eq!(names(&broadcasts), [2, 3].map(|number| record(number).id).into());
         drop(broadcasts);

@@ -2,13 +2,14 @@
 
 use axum::Json;
 use axum::extract::{RawQuery, State};
-use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, LOCATION};
+use bytes::Bytes;
+use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, CONTENT_TYPE, LOCATION};
 use http::{HeaderName, StatusCode};
 use serde_json::{Value, json};
 use spyglass_daemon::{now_utc, random};
 use spyglass_media::{BroadcastId, NodeId, UtcTime};
 use spyglass_token::{Grant, PublishGrant};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Shared;
 use super::caller::Broadcast;
@@ -142,7 +143,7 @@ fn publish_token(panel: &Panel, record: &Record, now: UtcTime) -> Result<String,
 pub async fn sample(
     State(panel): Shared,
     RawQuery(query): RawQuery,
-) -> Result<Json<Value>, Problem> {
+) -> Result<([(HeaderName, &'static str); 1], Vec<u8>), Problem> {
     let mut count = MAX_SAMPLE;
     for pair in query.as_deref().unwrap_or_default().split('&') {
         if let Some(text) = pair.strip_prefix("sample=") {
@@ -151,9 +152,19 @@ pub async fn sample(
             count = text.parse::<usize>().map_err(refused)?.min(MAX_SAMPLE);
         }
     }
-    let (records, live) = panel.broadcasts.sample(count, u64::from_le_bytes(random()));
-    let broadcasts: Vec<Value> = records.iter().map(|record| shown(&panel, record)).collect();
-    Ok(Json(json!({ "broadcasts": broadcasts, "live": live })))
+    // Drawn for this answer alone: who crawls the list learns more with each.
+    let (drawn, live) = panel.broadcasts.sample(count, u64::from_le_bytes(random()));
+    let now = Instant::now();
+    let write = |record: &Record| Bytes::from(shown(&panel, record).to_string());
+    let mut body = b"{\"broadcasts\":[".to_vec();
+    for (at, listed) in drawn.iter().enumerate() {
+        if at > 0 {
+            body.push(b',');
+        }
+        body.extend_from_slice(&listed.line(now, write));
+    }
+    body.extend_from_slice(format!("],\"live\":{live}}}").as_bytes());
+    Ok(([(CONTENT_TYPE, "application/json")], body))
 }
 
 /// `GET /v1/broadcasts/{id}`
