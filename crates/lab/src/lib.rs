@@ -1,5 +1,8 @@
-//! The paper's measurements: crawler, traces, simulators, link shaper, load.
+//! Measurements from outside, and the paper's simulations.
 //!
-//! What a single viewer or publisher does is `spyglass-client`; this crate
-//! will run many of them and draw what they saw. It is not part of the system
-//! yet, so the crate holds nothing but its place.
+//! [`validate`] judges any HLS server by the rules. What a single viewer or
+//! publisher does is `spyglass-client`. The paper's crawler, traces, simulators
+//! and link shaper are not part of this release yet.
+
+pub mod request;
+pub mod validate;

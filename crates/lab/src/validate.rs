@@ -1,0 +1,336 @@
+//! `spyglass lab validate`: is a live stream what players may expect of HLS?
+//!
+//! Asks any server from outside, as players do, for as long as one likes:
+//! whole lists and their changes ([`judge`]), what stands in a low-latency one
+//! (`low_latency`), and what only requests can show (`probe`). Several servers
+//! of one stream are asked in turn and must agree. Nothing of Spyglass's own
+//! muxer or renderer is used, so that a fault of theirs is not shared.
+
+pub mod finding;
+pub mod judge;
+pub mod list;
+mod low_latency;
+mod media;
+mod probe;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use http::Uri;
+use serde::Serialize;
+
+use self::finding::{Finding, Findings, Rule, Severity};
+use self::judge::Judge;
+use self::list::{List, MAX_LIST, Unreadable};
+use self::media::Media;
+use crate::request::{self, Answer, Http};
+
+/// For an answer that waits for nothing.
+const PLAIN: Duration = Duration::from_secs(10);
+
+/// For one that may wait: three target durations and this.
+const BEYOND: Duration = Duration::from_secs(3);
+
+/// The shortest time between two requests for a list.
+const SHORTEST: Duration = Duration::from_millis(20);
+
+/// Findings that a report keeps; all are counted.
+const KEPT: usize = 1_000;
+
+/// What to look at.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// A media playlist, or a multivariant one whose first variant is taken;
+    /// the same stream at each.
+    pub urls: Vec<String>,
+    /// For how long; it ends earlier when the stream does.
+    pub length: Duration,
+}
+
+/// What was seen.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    /// How long it took, in seconds.
+    pub seconds: f64,
+    /// Answers with a list.
+    pub lists: u64,
+    /// Lists that differed from the one before at their server.
+    pub versions: u64,
+    /// Whole segments and parts that were fetched, and their bytes.
+    pub segments: u64,
+    /// See `segments`.
+    pub parts: u64,
+    /// See `segments`.
+    pub bytes: u64,
+    /// The stream has ended, and its end was looked at.
+    pub ended: bool,
+    /// Findings, by rule.
+    pub faults: BTreeMap<Rule, u64>,
+    /// Findings, by rule.
+    pub warnings: BTreeMap<Rule, u64>,
+    /// The first thousand.
+    pub findings: Vec<Finding>,
+}
+
+impl Report {
+    /// No fault; warnings may be there.
+    pub fn is_clean(&self) -> bool {
+        self.faults.is_empty()
+    }
+
+    fn add(&mut self, found: Vec<Finding>, tell: &mut dyn FnMut(&Finding)) {
+        for finding in found {
+            let counts = match finding.severity {
+                Severity::Fault => &mut self.faults,
+                Severity::Warning => &mut self.warnings,
+            };
+            let count = counts.entry(finding.rule).or_default();
+            *count += 1;
+            // A warning that repeats says nothing new.
+            if finding.severity == Severity::Fault || *count <= 3 {
+                tell(&finding);
+            }
+            if self.findings.len() < KEPT {
+                self.findings.push(finding);
+            }
+        }
+    }
+}
+
+/// Why nothing could be validated.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// A URL is none, or is not answered.
+    #[error("{url}: {reason}")]
+    Server {
+        /// As it was given.
+        url: String,
+        /// What went wrong.
+        reason: String,
+    },
+}
+
+/// One server of the stream.
+struct Server {
+    /// As it is named in findings: its authority.
+    name: String,
+    list: Uri,
+}
+
+/// Looks at a stream; `tell` hears of each finding at once.
+///
+/// # Errors
+/// When a server cannot be asked at all.
+pub async fn run(options: &Options, mut tell: impl FnMut(&Finding)) -> Result<Report, Error> {
+    let http = Http::default();
+    let mut servers = Vec::new();
+    for url in &options.urls {
+        servers.push(find_list(&http, url).await?);
+    }
+    let names: Vec<String> = servers.iter().map(|server| server.name.clone()).collect();
+    let mut run = Run {
+        judge: Judge::new(names),
+        media: Media::new(http.clone()),
+        began: Instant::now(),
+        report: Report::default(),
+        newest: (0, 0),
+        probes: 0,
+        http,
+        servers,
+    };
+    run.until(options.length, &mut tell).await;
+    run.report.seconds = run.began.elapsed().as_secs_f64();
+    (run.report.segments, run.report.parts, run.report.bytes) = run.media.counts();
+    Ok(run.report)
+}
+
+async fn find_list(http: &Http, url: &str) -> Result<Server, Error> {
+    let failed = |reason: String| Error::Server { url: url.to_owned(), reason };
+    let uri = request::parse(url).map_err(|error| failed(error.to_string()))?;
+    let name = uri.authority().map(ToString::to_string).unwrap_or_default();
+    let answer =
+        http.get(&uri, MAX_LIST, PLAIN).await.map_err(|error| failed(error.to_string()))?;
+    if !answer.status.is_success() {
+        return Err(failed(format!("answers {}", answer.status)));
+    }
+    if !matches!(List::read(&answer.body), Err(Unreadable::Multivariant)) {
+        return Ok(Server { name, list: uri });
+    }
+    let text = String::from_utf8_lossy(&answer.body);
+    let variant = text.lines().find(|line| !line.is_empty() && !line.starts_with('#'));
+    let variant =
+        variant.ok_or_else(|| failed("a multivariant playlist with no variant".into()))?;
+    let list = request::resolve(&uri, variant.trim()).map_err(|error| failed(error.to_string()))?;
+    Ok(Server { name, list })
+}
+
+/// One validation under way.
+struct Run {
+    http: Http,
+    servers: Vec<Server>,
+    judge: Judge,
+    media: Media,
+    began: Instant,
+    report: Report,
+    /// Segment and part behind everything that any server has shown.
+    newest: (u64, u64),
+    /// Rounds of probes made.
+    probes: u32,
+}
+
+impl Run {
+    async fn until(&mut self, length: Duration, tell: &mut dyn FnMut(&Finding)) {
+        let mut turn = 0;
+        while self.began.elapsed() < length && !self.judge.ended() {
+            let server = turn % self.servers.len();
+            turn += 1;
+            let asked = Instant::now();
+            self.poll(server, tell).await;
+            let found = self.media.keep_promises(&self.servers, self.began).await;
+            self.report.add(found, tell);
+            self.probe(server, tell).await;
+            tokio::time::sleep(self.pause(server).saturating_sub(asked.elapsed())).await;
+        }
+        if self.judge.ended() {
+            self.report.ended = true;
+            self.after_the_end(tell).await;
+        }
+    }
+
+    /// Between two requests: blocked reloads pace themselves.
+    fn pause(&self, server: usize) -> Duration {
+        let Some(list) = self.judge.last(server) else { return Duration::from_millis(250) };
+        if blocks(list) {
+            return SHORTEST;
+        }
+        let target = Duration::from_secs(list.target.unwrap_or(4));
+        target / 4 / u32::try_from(self.servers.len()).unwrap_or(1)
+    }
+
+    async fn poll(&mut self, index: usize, tell: &mut dyn FnMut(&Finding)) {
+        let Some(server) = self.servers.get(index) else { return };
+        let wanted = self.judge.last(index).filter(|list| blocks(list)).map(|list| {
+            let parts = list.part_target.is_some();
+            (self.newest, parts, list.target.unwrap_or(4))
+        });
+        let (uri, within) = match wanted {
+            None => (server.list.clone(), PLAIN),
+            Some(((segment, part), parts, target)) => {
+                let part = if parts { format!("&_HLS_part={part}") } else { String::new() };
+                let query = format!("_HLS_msn={segment}{part}");
+                (
+                    request::with_query(&server.list, &query),
+                    Duration::from_secs(3 * target) + BEYOND,
+                )
+            }
+        };
+        let answer = self.http.get(&uri, MAX_LIST, within).await;
+        let at = self.began.elapsed();
+        let mut findings = Findings::new(at, &server.name);
+        let read = match answer {
+            Err(error) => Err(error.to_string()),
+            Ok(answer) => {
+                headers(&answer, wanted.is_some(), self.judge.last(index), &mut findings);
+                let text = String::from_utf8_lossy(&answer.body);
+                let said = || format!("answers {}: {}", answer.status, first_line(&text));
+                if answer.status.is_success() {
+                    List::read(&answer.body).map_err(|error| error.to_string())
+                } else {
+                    Err(said())
+                }
+            }
+        };
+        let list = match read {
+            Ok(list) => list,
+            Err(reason) => {
+                findings.fault(Rule::P0, reason, vec![]);
+                self.report.add(findings.found, tell);
+                return;
+            }
+        };
+        if let Some(((segment, part), ..)) = wanted {
+            let shown = position(&list);
+            if shown <= (segment, part) && !list.ended {
+                let what = format!(
+                    "waited for segment {segment}, part {part}; the list ends before segment {}, part {}",
+                    shown.0, shown.1
+                );
+                let end = list.lines.len();
+                findings.fault(Rule::L4, what, list.excerpt(end.saturating_sub(4), end));
+            }
+        }
+        self.newest = self.newest.max(position(&list));
+        self.report.lists += 1;
+        let fresh = self.judge.last(index) != Some(&list);
+        self.report.versions += u64::from(fresh);
+        let mut found = findings.found;
+        found.extend(self.judge.see(index, at, list.clone()));
+        if fresh {
+            found.extend(self.media.fetch(index, server, &list, self.began).await);
+        }
+        self.media.promise(self.judge.take_promises());
+        self.report.add(found, tell);
+    }
+
+    /// Requests that no player makes twice, now and then.
+    async fn probe(&mut self, index: usize, tell: &mut dyn FnMut(&Finding)) {
+        let due = probe::FIRST + probe::EVERY * self.probes;
+        let Some(list) = self.judge.last(index).filter(|list| blocks(list) && !list.ended) else {
+            return;
+        };
+        if self.began.elapsed() < due {
+            return;
+        }
+        let Some(server) = self.servers.get(index) else { return };
+        self.probes += 1;
+        let found = probe::round(&self.http, server, list, self.began).await;
+        self.report.add(found, tell);
+    }
+
+    async fn after_the_end(&mut self, tell: &mut dyn FnMut(&Finding)) {
+        for index in 0..self.servers.len() {
+            let Some((server, list)) = self.servers.get(index).zip(self.judge.last(index)) else {
+                continue;
+            };
+            let found = self.media.still_there(server, list, self.began).await;
+            self.report.add(found, tell);
+            self.poll(index, tell).await;
+        }
+    }
+}
+
+/// Whether a reload of this list may be a blocking one.
+fn blocks(list: &List) -> bool {
+    !list.ended && list.control.as_ref().is_some_and(|control| control.can_block_reload)
+}
+
+/// The segment and part behind the last ones that a list shows.
+fn position(list: &List) -> (u64, u64) {
+    (list.end(), list.open.parts.len() as u64)
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().chars().take(120).collect()
+}
+
+/// Rules P12, L9 and L10.
+fn headers(answer: &Answer, blocked: bool, last: Option<&List>, findings: &mut Findings<'_>) {
+    if !answer.status.is_success() {
+        return;
+    }
+    if !answer.gzip {
+        findings.warning(Rule::P12, "a list without gzip although it is accepted", vec![]);
+    }
+    let Some(list) = last else { return };
+    if blocked && answer.header("age").is_none() {
+        findings.warning(Rule::L9, "a list of a cache without Age", vec![]);
+    }
+    let target = list.target.unwrap_or(1) as f64;
+    let most = if blocked { 6.0 * target } else { (0.5 * target).max(1.0) };
+    let control = answer.header("cache-control").unwrap_or_default();
+    let age = control.split(',').find_map(|word| word.trim().strip_prefix("max-age="));
+    if age.and_then(|age| age.parse::<f64>().ok()).is_some_and(|age| age > most) {
+        let what = format!("Cache-Control: {control}, where {most} s is the most");
+        findings.warning(Rule::L10, what, vec![]);
+    }
+}

@@ -1,0 +1,304 @@
+//! What versions of one list, seen one after another at several servers, must
+//! have in common: the rules P1 to P13 as far as text shows them.
+//!
+//! Pure. Times are those of the validation; what was fetched is [`super::probe`].
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::finding::{Finding, Findings, Rule};
+use super::list::{List, Segment};
+use super::low_latency;
+
+/// Dates may be off by rounding and by a frame, in milliseconds.
+const SLACK_MS: i64 = 100;
+
+/// A hole longer than this many target durations needs no gaps.
+const LONGEST_HOLE: i64 = 5;
+
+/// Sequence numbers remembered; older ones are forgotten.
+const REMEMBERED: u64 = 10_000;
+
+/// What a sequence number was first seen as.
+#[derive(Clone, Debug)]
+struct Seen {
+    segment: Segment,
+    /// Discontinuities before it, counted from the first of all.
+    discontinuities: u64,
+    first: Duration,
+}
+
+/// One server.
+#[derive(Debug, Default)]
+struct Server {
+    last: Option<List>,
+    polled: Duration,
+    changed: Duration,
+}
+
+/// A removed segment that must still be there.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Promise {
+    /// The server that removed it.
+    pub server: usize,
+    /// As written in the list.
+    pub uri: String,
+    /// Until when, since the validation began.
+    pub until: Duration,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Judge {
+    names: Vec<String>,
+    servers: Vec<Server>,
+    target: Option<u64>,
+    part_target: Option<f64>,
+    seen: BTreeMap<u64, Seen>,
+    longest: f64,
+    promises: Vec<Promise>,
+}
+
+impl Judge {
+    /// For servers of these names.
+    pub fn new(names: Vec<String>) -> Self {
+        let servers = names.iter().map(|_| Server::default()).collect();
+        Self {
+            names,
+            servers,
+            target: None,
+            part_target: None,
+            seen: BTreeMap::new(),
+            longest: 0.0,
+            promises: Vec::new(),
+        }
+    }
+
+    /// The newest list of a server.
+    pub fn last(&self, server: usize) -> Option<&List> {
+        self.servers.get(server)?.last.as_ref()
+    }
+
+    /// Whether every server has shown the end.
+    pub fn ended(&self) -> bool {
+        let ended = |server: &Server| server.last.as_ref().is_some_and(|list| list.ended);
+        self.servers.iter().all(ended)
+    }
+
+    /// What was removed since this was last asked.
+    pub fn take_promises(&mut self) -> Vec<Promise> {
+        std::mem::take(&mut self.promises)
+    }
+
+    /// A whole list that `server` gave as it stood at `at`.
+    pub fn see(&mut self, server: usize, at: Duration, list: List) -> Vec<Finding> {
+        let Some(name) = self.names.get(server).cloned() else { return Vec::new() };
+        let mut findings = Findings::new(at, &name);
+        if self.last(server).is_some_and(|last| *last == list) {
+            self.silence(server, at, &mut findings);
+            return findings.found;
+        }
+        self.header(&list, &mut findings);
+        self.edits(server, at, &list, &mut findings);
+        self.segments(at, &list, &mut findings);
+        low_latency::text(&list, &mut findings);
+        if let Some(part_target) = list.part_target {
+            let held = *self.part_target.get_or_insert(part_target);
+            if (held - part_target).abs() > f64::EPSILON {
+                let what = format!("the part target changed from {held} to {part_target}");
+                findings.fault(Rule::P1, what, vec![]);
+            }
+        }
+        if let Some(server) = self.servers.get_mut(server) {
+            server.last = Some(list);
+            server.polled = at;
+        }
+        findings.found
+    }
+
+    fn header(&mut self, list: &List, findings: &mut Findings<'_>) {
+        let Some(target) = list.target.filter(|target| *target >= 1) else {
+            findings.fault(Rule::P1, "EXT-X-TARGETDURATION is missing or 0", list.excerpt(1, 5));
+            return;
+        };
+        let held = *self.target.get_or_insert(target);
+        let line = list.line_of("#EXT-X-TARGETDURATION");
+        if held != target {
+            let what = format!("the target duration changed from {held} to {target}");
+            findings.fault(Rule::P1, what, list.excerpt(line, line));
+        }
+        if list.playlist_type.is_some() && !list.ended {
+            let line = list.line_of("#EXT-X-PLAYLIST-TYPE");
+            findings.fault(Rule::P11, "a live list has a playlist type", list.excerpt(line, line));
+        }
+        if list.ended && !list.part_hints.is_empty() {
+            let line = list.line_of("#EXT-X-PRELOAD-HINT");
+            findings.fault(Rule::P11, "a hint after the end", list.excerpt(line, line));
+        }
+        let float = list.segments.iter().any(|segment| segment.duration.fract() != 0.0);
+        let map = list.segments.iter().any(|segment| segment.map.is_some());
+        let needed = match (list.skips.is_empty(), map, float) {
+            (false, ..) => 9,
+            (_, true, _) => 6,
+            (.., true) => 3,
+            _ => 1,
+        };
+        let version = list.version.unwrap_or(1);
+        let line = list.line_of("#EXT-X-VERSION");
+        let what = format!("version {version}, its tags need {needed}");
+        if version < needed {
+            findings.fault(Rule::P13, what, list.excerpt(line, line));
+        } else if version > needed {
+            findings.warning(Rule::P13, what, list.excerpt(line, line));
+        }
+    }
+
+    /// The list is as it was: is that still allowed?
+    fn silence(&mut self, server: usize, at: Duration, findings: &mut Findings<'_>) {
+        let most = 1.5 * self.target.unwrap_or(u64::MAX) as f64;
+        let Some(server) = self.servers.get_mut(server) else { return };
+        let before = (server.polled.saturating_sub(server.changed)).as_secs_f64();
+        server.polled = at;
+        let silent = at.saturating_sub(server.changed).as_secs_f64();
+        let ended = server.last.as_ref().is_some_and(|list| list.ended);
+        // Told once, when the limit is passed. No news at this moment proves it.
+        if !ended && silent > most && before <= most {
+            findings.fault(Rule::P4, format!("no new segment for {silent:.1} s"), vec![]);
+        }
+    }
+
+    /// What changed since the version before at the same server.
+    fn edits(&mut self, at_server: usize, at: Duration, list: &List, findings: &mut Findings<'_>) {
+        let target = list.target.unwrap_or(1) as f64;
+        self.longest = self.longest.max(list.duration());
+        let Some(server) = self.servers.get_mut(at_server) else { return };
+        let Some(last) = server.last.take() else {
+            server.changed = at;
+            return;
+        };
+        if last.ended {
+            findings.fault(Rule::P11, "the list changed after its end", list.excerpt(1, 12));
+        }
+        if list.first() < last.first() || list.end() < last.end() {
+            let what = format!(
+                "segments {}..{} became {}..{}: time goes back",
+                last.first(),
+                last.end(),
+                list.first(),
+                list.end()
+            );
+            findings.fault(Rule::P2, what, list.excerpt(1, 8));
+        }
+        let parts_lost = list.end() == last.end()
+            && last.open.parts.iter().zip(&list.open.parts).any(|(old, new)| old.uri != new.uri)
+            || list.end() == last.end() && list.open.parts.len() < last.open.parts.len();
+        if parts_lost && !list.ended {
+            let end = list.lines.len();
+            findings.fault(
+                Rule::P3,
+                "parts of the open segment were taken back",
+                list.excerpt(end.saturating_sub(8), end),
+            );
+        }
+        if list.end() > last.end() {
+            let silent = at.saturating_sub(server.changed).as_secs_f64();
+            // It appeared after the poll before this one, where it was not.
+            let proven = server.polled.saturating_sub(server.changed).as_secs_f64();
+            let told = proven > 1.5 * target;
+            if !told && silent > 1.5 * target + 1.0 {
+                // Polled too rarely to be sure.
+                let what = format!("a new segment after {silent:.1} s between two polls");
+                findings.warning(Rule::P4, what, vec![]);
+            }
+            server.changed = at;
+        }
+        if list.first() > last.first() {
+            let open: f64 = list.open.parts.iter().map(|part| part.duration).sum();
+            let left = list.duration() + open;
+            if left < 3.0 * target - 0.01 {
+                let what = format!("{left:.2} s left, less than three times {target} s");
+                findings.fault(Rule::P5, what, list.excerpt(1, list.lines.len()));
+            }
+        }
+        for (sequence, segment) in last.numbered().take_while(|(n, _)| *n < list.first()) {
+            let Some(seen) = self.seen.get(&sequence).filter(|_| !segment.gap) else { continue };
+            let kept = Duration::from_secs_f64((segment.duration + self.longest).max(0.0));
+            let until = seen.first + kept;
+            self.promises.push(Promise { server: at_server, uri: segment.uri.clone(), until });
+        }
+    }
+
+    /// Every segment by itself, against its neighbour and against what its
+    /// number meant before.
+    fn segments(&mut self, at: Duration, list: &List, findings: &mut Findings<'_>) {
+        let target = list.target.unwrap_or(u64::MAX);
+        let mut discontinuities = list.discontinuity_sequence;
+        let mut before: Option<&Segment> = None;
+        for (sequence, segment) in list.numbered() {
+            let lines = || list.excerpt(segment.line, segment.line + 8);
+            discontinuities += u64::from(segment.discontinuity);
+            if segment.duration <= 0.0 || segment.duration.round() > target as f64 {
+                let what = format!("{} s in a list of {target} s", segment.duration);
+                findings.fault(Rule::P1, what, lines());
+            }
+            if let Some(before) = before {
+                follow(before, segment, target, findings, lines);
+            }
+            before = Some(segment);
+            let seen = self.seen.entry(sequence).or_insert_with(|| Seen {
+                segment: segment.clone(),
+                discontinuities,
+                first: at,
+            });
+            if seen.segment.uri != segment.uri {
+                let what = format!("number {sequence} was {}", seen.segment.uri);
+                findings.fault(Rule::P2, what, lines());
+            } else if seen.segment.duration != segment.duration
+                || seen.segment.gap != segment.gap
+                || seen.segment.map != segment.map
+                || (seen.segment.date_ms.is_some() && seen.segment.date_ms != segment.date_ms)
+            {
+                let what = format!("number {sequence} has other tags than before");
+                findings.fault(Rule::P3, what, lines());
+            }
+            if seen.discontinuities != discontinuities {
+                let what = format!(
+                    "number {sequence} stood behind {} discontinuities and now behind {discontinuities}",
+                    seen.discontinuities
+                );
+                findings.fault(Rule::P8, what, list.excerpt(1, 8));
+            }
+        }
+        let oldest = list.end().saturating_sub(REMEMBERED);
+        self.seen = self.seen.split_off(&oldest);
+    }
+}
+
+/// Two segments that stand side by side.
+fn follow(
+    before: &Segment,
+    segment: &Segment,
+    target: u64,
+    findings: &mut Findings<'_>,
+    lines: impl Fn() -> Vec<String>,
+) {
+    if before.map != segment.map && !segment.discontinuity {
+        findings.fault(Rule::P8, "another EXT-X-MAP without a discontinuity", lines());
+    }
+    if segment.discontinuity && segment.date_ms.is_none() && before.date_ms.is_some() {
+        findings.warning(Rule::P10, "a discontinuity without a date", lines());
+    }
+    let Some((from, to)) = before.date_ms.zip(segment.date_ms) else { return };
+    let missing = to - from - (before.duration * 1000.0).round() as i64;
+    let whole = i64::try_from(target).unwrap_or(i64::MAX).saturating_mul(1000);
+    if missing < -SLACK_MS {
+        findings.fault(Rule::P10, format!("the date goes back by {} ms", -missing), lines());
+    } else if missing > SLACK_MS && missing <= whole.saturating_mul(LONGEST_HOLE) {
+        findings.warning(Rule::P9, format!("{missing} ms are missing without a gap"), lines());
+    } else if missing > SLACK_MS && !segment.discontinuity {
+        findings.fault(Rule::P10, format!("the date jumps by {missing} ms"), lines());
+    }
+}
+
+#[cfg(test)]
+mod tests;
