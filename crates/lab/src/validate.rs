@@ -78,7 +78,7 @@ impl Report {
         self.faults.is_empty()
     }
 
-    fn add(&mut self, found: Vec<Finding>, tell: &mut dyn FnMut(&Finding)) {
+    fn add(&mut self, found: Vec<Finding>, tell: &mut Tell<'_>) {
         for finding in found {
             let counts = match finding.severity {
                 Severity::Fault => &mut self.faults,
@@ -88,7 +88,7 @@ impl Report {
             *count += 1;
             // A warning that repeats says nothing new.
             if finding.severity == Severity::Fault || *count <= 3 {
-                tell(&finding);
+                tell(News::Finding(&finding));
             }
             if self.findings.len() < KEPT {
                 self.findings.push(finding);
@@ -117,11 +117,26 @@ struct Server {
     list: Uri,
 }
 
-/// Looks at a stream; `tell` hears of each finding at once.
+/// What is told while the validation runs.
+#[derive(Clone, Copy, Debug)]
+pub enum News<'a> {
+    /// A rule was broken. A warning that repeats is told three times.
+    Finding(&'a Finding),
+    /// Another list was read; what there is so far.
+    Progress(&'a Report),
+}
+
+type Tell<'a> = dyn FnMut(News<'_>) + 'a;
+
+/// Looks at a stream until its end, the given length, or `stop`.
 ///
 /// # Errors
 /// When a server cannot be asked at all.
-pub async fn run(options: &Options, mut tell: impl FnMut(&Finding)) -> Result<Report, Error> {
+pub async fn run(
+    options: &Options,
+    stop: impl Future<Output = ()>,
+    mut tell: impl FnMut(News<'_>),
+) -> Result<Report, Error> {
     let http = Http::default();
     let mut servers = Vec::new();
     for url in &options.urls {
@@ -138,9 +153,11 @@ pub async fn run(options: &Options, mut tell: impl FnMut(&Finding)) -> Result<Re
         http,
         servers,
     };
-    run.until(options.length, &mut tell).await;
-    run.report.seconds = run.began.elapsed().as_secs_f64();
-    (run.report.segments, run.report.parts, run.report.bytes) = run.media.counts();
+    tokio::select! {
+        () = run.until(options.length, &mut tell) => {}
+        () = stop => {}
+    }
+    run.count();
     Ok(run.report)
 }
 
@@ -179,7 +196,12 @@ struct Run {
 }
 
 impl Run {
-    async fn until(&mut self, length: Duration, tell: &mut dyn FnMut(&Finding)) {
+    fn count(&mut self) {
+        self.report.seconds = self.began.elapsed().as_secs_f64();
+        (self.report.segments, self.report.parts, self.report.bytes) = self.media.counts();
+    }
+
+    async fn until(&mut self, length: Duration, tell: &mut Tell<'_>) {
         let mut turn = 0;
         while self.began.elapsed() < length && !self.judge.ended() {
             let server = turn % self.servers.len();
@@ -189,6 +211,8 @@ impl Run {
             let found = self.media.keep_promises(&self.servers, self.began).await;
             self.report.add(found, tell);
             self.probe(server, tell).await;
+            self.count();
+            tell(News::Progress(&self.report));
             tokio::time::sleep(self.pause(server).saturating_sub(asked.elapsed())).await;
         }
         if self.judge.ended() {
@@ -207,7 +231,7 @@ impl Run {
         target / 4 / u32::try_from(self.servers.len()).unwrap_or(1)
     }
 
-    async fn poll(&mut self, index: usize, tell: &mut dyn FnMut(&Finding)) {
+    async fn poll(&mut self, index: usize, tell: &mut Tell<'_>) {
         let Some(server) = self.servers.get(index) else { return };
         let wanted = self.judge.last(index).filter(|list| blocks(list)).map(|list| {
             let parts = list.part_target.is_some();
@@ -273,7 +297,7 @@ impl Run {
     }
 
     /// Requests that no player makes twice, now and then.
-    async fn probe(&mut self, index: usize, tell: &mut dyn FnMut(&Finding)) {
+    async fn probe(&mut self, index: usize, tell: &mut Tell<'_>) {
         let due = probe::FIRST + probe::EVERY * self.probes;
         let Some(list) = self.judge.last(index).filter(|list| blocks(list) && !list.ended) else {
             return;
@@ -287,7 +311,7 @@ impl Run {
         self.report.add(found, tell);
     }
 
-    async fn after_the_end(&mut self, tell: &mut dyn FnMut(&Finding)) {
+    async fn after_the_end(&mut self, tell: &mut Tell<'_>) {
         for index in 0..self.servers.len() {
             let Some((server, list)) = self.servers.get(index).zip(self.judge.last(index)) else {
                 continue;

@@ -3,6 +3,7 @@
 
 mod args;
 mod ctl;
+mod lab;
 mod publish;
 mod ready;
 mod service;
@@ -40,8 +41,9 @@ enum Command {
     Watch(watch::Args),
     /// The operator's tool
     Ctl(ctl::Args),
-    /// Measurements and simulations (not part of this release yet)
-    Lab,
+    /// Measurements
+    #[command(subcommand)]
+    Lab(lab::Command),
 }
 
 #[tokio::main]
@@ -89,7 +91,11 @@ async fn run(command: Command) -> anyhow::Result<()> {
             shutdown.on_signals()?;
             ctl::run(args, shutdown).await
         }
-        Command::Lab => anyhow::bail!("lab is not part of this release yet"),
+        Command::Lab(command) => {
+            log::init(None);
+            shutdown.on_signals()?;
+            lab::run(command, shutdown).await
+        }
     }
 }
 

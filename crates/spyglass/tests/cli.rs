@@ -143,7 +143,6 @@ fn wrong_usage_is_2() {
 #[test]
 fn what_is_not_there_yet_says_so() {
     assert!(failure(&run(&["messages"])).contains("not part of this release yet"));
-    assert!(failure(&run(&["lab"])).contains("not part of this release yet"));
 }
 
 #[test]

@@ -34,7 +34,8 @@ pub(super) struct Media {
     order: std::collections::VecDeque<String>,
     /// Bytes of parts, by the sequence number of their segment.
     parts: BTreeMap<u64, Vec<Bytes>>,
-    promises: Vec<Promise>,
+    /// Removed segments, and whether they were asked for since.
+    promises: Vec<(Promise, bool)>,
     counts: (u64, u64, u64),
 }
 
@@ -167,18 +168,28 @@ impl Media {
 
     /// Remembers what was removed.
     pub(super) fn promise(&mut self, promises: Vec<Promise>) {
-        self.promises.extend(promises);
+        self.promises.extend(promises.into_iter().map(|promise| (promise, false)));
         self.promises.truncate(PROMISES);
     }
 
-    /// Asks for what was removed and must soon no longer be there.
+    /// Asks for what was removed: at once, and again shortly before it need no
+    /// longer be there.
     pub(super) async fn keep_promises(
         &mut self,
         servers: &[Server],
         began: Instant,
     ) -> Vec<Finding> {
         let now = began.elapsed();
-        let due: Vec<_> = self.promises.extract_if(.., |kept| kept.until < now + BEFORE).collect();
+        let last = |promise: &Promise| promise.until < now + BEFORE;
+        let mut due: Vec<Promise> = Vec::new();
+        self.promises.retain_mut(|(promise, asked)| {
+            let over = last(promise);
+            if over || !*asked {
+                due.push(promise.clone());
+            }
+            *asked = true;
+            !over
+        });
         let mut found = Vec::new();
         for promise in due {
             let Some(server) = servers.get(promise.server) else { continue };
@@ -188,6 +199,7 @@ impl Media {
             if let Err(reason) = answer
                 && at < promise.until
             {
+                self.promises.retain(|(other, _)| other.uri != promise.uri);
                 let mut findings = Findings::new(at, &server.name);
                 findings.fault(Rule::P6, format!("{} {reason} too early", promise.uri), vec![]);
                 found.extend(findings.found);

@@ -120,23 +120,29 @@ async fn hint(http: &Http, server: &Server, list: &List, findings: &mut Findings
     let Ok(uri) = resolve(&server.list, hint) else {
         return findings.fault(Rule::L7, format!("{hint} is no URI"), lines());
     };
-    let target = Duration::from_secs(3 * list.target.unwrap_or(4));
-    match http.get(&uri, MAX_PART, target).await {
-        Ok(answer) if answer.status.is_success() => {}
-        // The stream ended or broke off: the hint was taken back.
-        Ok(answer) if answer.status == StatusCode::NOT_FOUND => {
-            return findings.warning(Rule::L7, format!("{hint} answers 404"), lines());
-        }
+    let within = Duration::from_secs(3 * list.target.unwrap_or(4));
+    let came = match http.get(&uri, MAX_PART, within).await {
+        Ok(answer) if answer.status.is_success() => true,
+        Ok(answer) if answer.status == StatusCode::NOT_FOUND => false,
         Ok(answer) => {
             return findings.fault(Rule::L7, format!("{hint} answers {}", answer.status), lines());
         }
         Err(error) => return findings.fault(Rule::L7, format!("{hint}: {error}"), lines()),
-    }
-    let now = http.get(&server.list, MAX_LIST, PLAIN).await.map_err(|error| error.to_string());
-    let Ok(now) = now.and_then(|answer| read(&answer)) else { return };
-    let segments = now.segments.iter().chain(std::iter::once(&now.open));
-    let mut parts = segments.flat_map(|segment| &segment.parts);
-    if !parts.any(|part| part.uri == *hint) && !now.ended {
-        findings.fault(Rule::L7, format!("{hint} came and is not listed"), lines());
+    };
+    let query = format!("_HLS_msn={}&_HLS_part={}", list.end(), list.open.parts.len());
+    let next = http.get(&with_query(&server.list, &query), MAX_LIST, within).await;
+    let next = next.map_err(|error| error.to_string()).and_then(|answer| read(&answer));
+    let Ok(next) = next else { return };
+    let segments = next.segments.iter().chain(std::iter::once(&next.open));
+    let listed = segments.flat_map(|segment| &segment.parts).any(|part| part.uri == *hint);
+    match (came, listed) {
+        (true, false) if !next.ended => {
+            findings.fault(Rule::L7, format!("{hint} came and is not listed"), lines());
+        }
+        (false, true) => {
+            findings.fault(Rule::L7, format!("{hint} answered 404 and is then listed"), lines());
+        }
+        // Taken back: the stream ended or broke off.
+        _ => {}
     }
 }

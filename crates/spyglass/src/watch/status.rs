@@ -31,6 +31,13 @@ impl StatusLine {
             write(&format!("{text}\n"));
         }
     }
+
+    /// Writes lines that stay, and the status below them when it is next shown.
+    pub fn above(&mut self, text: &str) {
+        let clear = if self.open { "\r\u{1b}[K" } else { "" };
+        write(&format!("{clear}{text}\n"));
+        self.open = false;
+    }
 }
 
 /// Leaves the last status standing.

@@ -1,0 +1,67 @@
+//! The validator against a server that keeps every rule, and against one that
+//! breaks one at a time.
+
+mod support;
+
+use std::time::Duration;
+
+use spyglass_lab::validate::finding::Rule;
+use spyglass_lab::validate::{Options, Report, run};
+
+use support::{Breach, Server};
+
+async fn validated(servers: &[Server], seconds: u64) -> Report {
+    let urls = servers.iter().map(|server| server.url.clone()).collect();
+    let options = Options { urls, length: Duration::from_secs(seconds) };
+    run(&options, std::future::pending(), |_| {}).await.unwrap()
+}
+
+async fn broken(breach: Breach) -> Vec<Rule> {
+    let report = validated(&[Server::start(breach, true).await], 6).await;
+    report.faults.into_keys().collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_keeps_the_rules_is_clean_to_its_end() {
+    let servers = [
+        Server::start(Breach::EndsAfterSegments(8), true).await,
+        Server::start(Breach::EndsAfterSegments(8), true).await,
+    ];
+    let report = validated(&servers, 30).await;
+    assert!(report.is_clean(), "{:#?}", report.findings);
+    assert!(report.ended);
+    assert!(report.segments >= 16 && report.parts >= 30, "{report:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_without_parts_is_polled() {
+    let report = validated(&[Server::start(Breach::None, false).await], 4).await;
+    assert!(report.is_clean(), "{:#?}", report.findings);
+    assert!(report.versions >= 3 && report.parts == 0, "{report:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_breach_is_found() {
+    let (missing, early, part, wait, far, hint) = tokio::join!(
+        broken(Breach::MissingSegment),
+        broken(Breach::RemovedEarly),
+        broken(Breach::PartDiffers),
+        broken(Breach::AnswersAtOnce),
+        broken(Breach::AnyWait),
+        broken(Breach::NoHintedPart),
+    );
+    assert_eq!(missing, [Rule::P6, Rule::P7], "neither when listed nor later");
+    assert_eq!(early, [Rule::P6]);
+    assert_eq!(part, [Rule::L2]);
+    assert_eq!(wait, [Rule::L4]);
+    assert_eq!(far, [Rule::L5]);
+    assert_eq!(hint, [Rule::L7]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_that_differ_are_found() {
+    let honest = Server::start(Breach::None, false).await;
+    let other = Server::start(Breach::OtherBytes, false).await;
+    let report = validated(&[honest, other], 4).await;
+    assert_eq!(report.faults.into_keys().collect::<Vec<_>>(), [Rule::P2]);
+}
