@@ -269,6 +269,13 @@ impl System {
         self.control = Process::start(self.dir.path(), "control", &args).await;
     }
 
+    /// What control says of the nodes.
+    pub async fn nodes(&self) -> Vec<Value> {
+        let url = self.control_url("/v1/nodes");
+        let answer = self.client.call(Method::GET, &url, OPERATOR, &Value::Null).await;
+        answer.json()["nodes"].as_array().cloned().unwrap_or_default()
+    }
+
     /// Waits until control knows every node, and every edge its origin.
     pub async fn wait_for_nodes(&self) {
         let expected = self.ready["origins"].as_array().unwrap().len()

@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
+use spyglass_tests::eventually;
 use spyglass_tests::ffmpeg::{self, Clip, Ffmpeg};
 use spyglass_tests::system::System;
 
@@ -24,6 +25,14 @@ async fn sixty_seconds_play_everywhere() {
             players.push((format!("{kind:?} from edge {edge}"), Ffmpeg::decode(&url, seconds)));
         }
     }
+    eventually("every node says how busy it is", Duration::from_secs(15), || async {
+        let nodes = system.nodes().await;
+        let is_busy = |load: &Value| {
+            load["cpu"].as_f64() > Some(0.0) && load["egress_bps"].as_u64() > Some(0)
+        };
+        nodes.iter().all(|node| is_busy(&node["load"])).then_some(())
+    })
+    .await;
     for (name, player) in players {
         let (success, errors) = player.finish().await;
         assert!(success && errors.is_empty(), "{name}: {errors}");
