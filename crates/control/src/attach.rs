@@ -23,6 +23,7 @@ use tracing::{debug, info, warn};
 
 use crate::admission::Seat;
 use crate::audience::Lease;
+use crate::broadcasts::CreateError;
 use crate::fleet::{Load, Registration, Role, SILENCE};
 use crate::panel::{Panel, expect};
 use crate::record::{EndedBy, Memo, Phase, Record, Report as Said};
@@ -154,7 +155,7 @@ impl Session {
         registered: crate::fleet::Registered,
     ) {
         if registered.changed
-            && let Err(error) = self.panel.keep_node(&self.node).await
+            && let Err(error) = self.panel.keep_node(&self.node, None).await
         {
             self.panel.store_failed("a node cannot be kept", &error);
         }
@@ -183,7 +184,7 @@ impl Session {
         let Some(phase) = phase(found.phase()) else { return };
         let at = if phase == Phase::Ended { found.ended_at_ms } else { found.started_at_ms };
         let said = Said { phase, at: UtcTime::from_millis(at), epoch: found.epoch };
-        if self.panel.broadcasts.get(id).is_none() {
+        if self.panel.find(id).await.is_none() {
             self.rebuild(id, &found).await;
         }
         self.on_event(id, said).await;
@@ -213,14 +214,18 @@ impl Session {
         record.started_at_ms = (found.started_at_ms > 0).then_some(found.started_at_ms);
         match self.panel.broadcasts.create(record).await {
             Ok(_) => info!(broadcast = %id, node = %self.node, "broadcast learned from its origin"),
+            // Another control learned of it at the same time.
+            Err(CreateError::Store(store::Error::Exists)) => {
+                self.panel.find(id).await;
+            }
             Err(error) => warn!(broadcast = %id, %error, "a broadcast cannot be taken back"),
         }
     }
 
     /// Follows the origin, unless the broadcast is another's or over.
     async fn on_event(&self, id: BroadcastId, said: Said) {
-        let Some(held) = self.panel.broadcasts.get(id).filter(|held| held.origin == self.node)
-        else {
+        let held = self.panel.find(id).await;
+        let Some(held) = held.filter(|held| held.origin == self.node) else {
             debug!(broadcast = %id, node = %self.node, "event of a broadcast that is not there");
             return;
         };

@@ -1,19 +1,22 @@
 //! All broadcasts: in the store, and in memory for whoever asks.
 //!
 //! A change goes to the store first, by compare-and-set, and then to memory;
-//! the map is the owner of nothing else. It sits behind a mutex held for a few
+//! the map is the owner of nothing else. What other controls of the same store
+//! write comes in through [`Broadcasts::on_change`]; should a request be faster,
+//! [`Broadcasts::find`] asks the store. It sits behind a mutex held for a few
 //! lines, never across an await.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use spyglass_media::{BroadcastId, NodeId, UserId};
+use tokio::sync::Semaphore;
 
 use crate::record::{Phase, Record};
-use crate::store::{self, Revision, Store, list_all};
+use crate::store::{self, Change, Revision, Store, list_all};
 
 const PREFIX: &str = "broadcasts/";
 
@@ -24,6 +27,10 @@ const LINE_AGE: Duration = Duration::from_secs(1);
 /// Attempts of one change against others; each conflict means that somebody
 /// else got through.
 const ATTEMPTS: usize = 32;
+
+/// Broadcasts that memory does not know, asked for in the store at once; whoever
+/// comes beyond is told that there is none.
+const MISSES: usize = 64;
 
 /// Why there is no new broadcast.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +53,16 @@ pub struct Broadcasts {
     /// Broadcasts of one user that are not over.
     quota: u32,
     index: Mutex<Index>,
+    misses: Semaphore,
+}
+
+/// What another control, or this one, wrote.
+#[derive(Clone, Debug)]
+pub struct Followed {
+    /// What stands now.
+    pub record: Arc<Record>,
+    /// What stood here before.
+    pub before: Option<Arc<Record>>,
 }
 
 #[derive(Default)]
@@ -132,12 +149,67 @@ impl Broadcasts {
                 }
             }
         }
-        Ok(Self { store, limit, quota, index: Mutex::new(index) })
+        let (index, misses) = (Mutex::new(index), Semaphore::new(MISSES));
+        Ok(Self { store, limit, quota, index, misses })
     }
 
     /// One broadcast.
     pub fn get(&self, id: BroadcastId) -> Option<Arc<Record>> {
         self.index.lock().held.get(&id).map(|held| Arc::clone(&held.record))
+    }
+
+    /// One broadcast, that another control may have made a moment ago. While the
+    /// store is away only memory is asked.
+    pub async fn find(&self, id: BroadcastId) -> Option<Arc<Record>> {
+        if let Some(record) = self.get(id) {
+            return Some(record);
+        }
+        let _one = self.misses.try_acquire().ok()?;
+        if let Err(error) = self.reload(id).await {
+            tracing::debug!(broadcast = %id, %error, "the store cannot be asked");
+        }
+        self.get(id)
+    }
+
+    /// Something was written to the store. `None` when it was not a broadcast,
+    /// or is known here.
+    pub fn on_change(&self, change: &Change) -> Option<Followed> {
+        let id = change.key.strip_prefix(PREFIX)?.parse().ok()?;
+        let mut index = self.index.lock();
+        let Some(value) = &change.value else {
+            index.remove(id);
+            return None;
+        };
+        let record = Arc::new(serde_json::from_slice::<Record>(value).ok()?);
+        let before = index.held.get(&id);
+        if before.is_some_and(|held| held.revision >= change.revision) {
+            return None;
+        }
+        let before = before.map(|held| Arc::clone(&held.record));
+        index.put(Arc::clone(&record), change.revision);
+        Some(Followed { record, before })
+    }
+
+    /// Reads everything anew, because changes were missed: the store is right,
+    /// whatever is held here.
+    pub async fn reread(&self) -> Result<Vec<Followed>, store::Error> {
+        let items = list_all(&*self.store, PREFIX).await?;
+        let mut index = self.index.lock();
+        let mut gone: HashSet<BroadcastId> = index.held.keys().copied().collect();
+        let mut followed = Vec::new();
+        for item in items {
+            let Ok(record) = serde_json::from_slice::<Record>(&item.entry.value) else { continue };
+            let (id, record) = (record.id, Arc::new(record));
+            gone.remove(&id);
+            let before = index.held.get(&id).map(|held| Arc::clone(&held.record));
+            index.remove(id);
+            index.put(Arc::clone(&record), item.entry.revision);
+            if before.as_ref() != Some(&record) {
+                followed.push(Followed { record, before });
+            }
+        }
+        gone.into_iter().for_each(|id| index.remove(id));
+        Ok(followed)
     }
 
     /// Keeps a new one.
@@ -308,133 +380,4 @@ fn next_random(state: &mut u64) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::HashSet;
-
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::record::{EndedBy, Memo, Report};
-    use crate::store::embedded::Embedded;
-    use spyglass_media::UtcTime;
-
-    fn record(number: u8) -> Record {
-        let id = BroadcastId::from_random([number; 16]);
-        Record::new(id, "o".parse().unwrap(), String::new(), Memo::default())
-    }
-
-    fn live(record: &mut Record) -> bool {
-        let report = Report { phase: Phase::Live, at: UtcTime::default(), epoch: 1 };
-        record.on_report(report, UtcTime::default())
-    }
-
-    async fn open(dir: &tempfile::TempDir) -> Broadcasts {
-        let store = Embedded::open(&dir.path().join("control.redb")).unwrap();
-        Broadcasts::load(Arc::new(store), 5, 2).await.unwrap()
-    }
-
-    #[tokio::test]
-    async fn only_public_and_live_ones_are_drawn() {
-        let dir = tempfile::tempdir().unwrap();
-        let broadcasts = open(&dir).await;
-        for number in 0..5 {
-            let mut record = record(number);
-            record.memo.private_to = (number == 1).then(Vec::new);
-            broadcasts.create(record).await.unwrap();
-        }
-        assert!(matches!(broadcasts.create(record(9)).await, Err(CreateError::Full)));
-        for number in [0, 1, 2, 3] {
-            let (_, changed) = broadcasts.change(record(number).id, live).await.unwrap().unwrap();
-            assert!(changed);
-        }
-        let names = |broadcasts: &Broadcasts| {
-            let (sample, all) = broadcasts.sample(50, 7);
-            let names: HashSet<_> = sample.iter().map(|listed| listed.record.id).collect();
-            assert_eq!(names.len(), all);
-            names
-        };
-        assert_eq!(names(&broadcasts), [0, 2, 3].map(|number| record(number).id).into());
-        let (sample, _) = broadcasts.sample(1, 7);
-        let now = Instant::now();
-        let line =
-            |at, text: &'static str| sample[0].line(at, |_| Bytes::from_static(text.as_bytes()));
-        assert_eq!(line(now, "one"), "one");
-        assert_eq!(line(now + LINE_AGE / 2, "two"), "one");
-        assert_eq!(line(now + LINE_AGE, "three"), "three");
-        broadcasts.remove(record(0).id).await.unwrap();
-        assert_eq!(names(&broadcasts), [2, 3].map(|number| record(number).id).into());
-        drop(broadcasts);
-        let broadcasts = open(&dir).await;
-        assert_eq!(names(&broadcasts), [2, 3].map(|number| record(number).id).into());
-        assert_eq!(broadcasts.counts()[Phase::Live as usize], (Phase::Live, 3));
-        assert_eq!(broadcasts.running_on(&"o".parse().unwrap()).len(), 4);
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_user_has_no_more_than_the_quota_however_many_are_made_at_once() {
-        let dir = tempfile::tempdir().unwrap();
-        let broadcasts = open(&dir).await;
-        let of_ann = |number| {
-            let mut record = record(number);
-            record.memo.user = Some(UserId::from_random([1; 16]));
-            record
-        };
-        let made =
-            futures_util::future::join_all((0..4).map(|number| broadcasts.create(of_ann(number))));
-        let made: Vec<_> = made.await.into_iter().collect();
-        let quota = |made: &Result<_, _>| matches!(made, Err(CreateError::Quota));
-        assert_eq!(made.iter().filter(|made| made.is_ok()).count(), 2);
-        assert_eq!(made.iter().filter(|made| quota(made)).count(), 2);
-        assert!(broadcasts.create(record(7)).await.is_ok(), "the operator's");
-        // An end makes room, also after a restart.
-        let first = made.iter().find_map(|made| made.as_ref().ok()).unwrap().id;
-        let end = |record: &mut Record| record.on_end(EndedBy::Request, UtcTime::default());
-        broadcasts.change(first, end).await.unwrap();
-        drop((made, broadcasts));
-        let broadcasts = open(&dir).await;
-        assert!(broadcasts.create(of_ann(8)).await.is_ok());
-        assert!(quota(&broadcasts.create(of_ann(9)).await));
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn changes_that_meet_all_count() {
-        let dir = tempfile::tempdir().unwrap();
-        let broadcasts = Arc::new(open(&dir).await);
-        broadcasts.create(record(1)).await.unwrap();
-        let mut tasks = tokio::task::JoinSet::new();
-        for _ in 0..16 {
-            let broadcasts = Arc::clone(&broadcasts);
-            tasks.spawn(async move {
-                let raise = |record: &mut Record| {
-                    record.epoch += 1;
-                    true
-                };
-                broadcasts.change(record(1).id, raise).await.unwrap().unwrap();
-            });
-        }
-        tasks.join_all().await;
-        assert_eq!(broadcasts.get(record(1).id).unwrap().epoch, 16);
-        assert!(broadcasts.change(record(2).id, live).await.unwrap().is_none());
-    }
-
-    proptest! {
-        #[test]
-        fn a_draw_has_different_numbers(of in 0usize..200, count in 0usize..60, seed: u64) {
-            let drawn = draw(of, count, seed);
-            prop_assert_eq!(drawn.len(), count.min(of));
-            prop_assert!(drawn.iter().all(|&at| at < of));
-            prop_assert_eq!(drawn.iter().collect::<HashSet<_>>().len(), drawn.len());
-        }
-    }
-
-    #[test]
-    fn a_draw_is_fair() {
-        let mut hits = [0u32; 100];
-        for seed in 0..2_000 {
-            for at in draw(100, 50, seed) {
-                hits[at] += 1;
-            }
-        }
-        assert!(hits.iter().all(|hits| (850..1150).contains(hits)), "{hits:?}");
-    }
-}
+mod tests;

@@ -219,6 +219,35 @@ impl Fleet {
         }
     }
 
+    /// Another control, or this one, wrote what it knows of a node. True when
+    /// its drain is news here; whatever else a node that speaks to this control
+    /// says of itself is newer.
+    pub fn on_stored(
+        &mut self,
+        id: NodeId,
+        registration: Registration,
+        draining: bool,
+        now: Instant,
+    ) -> bool {
+        let Some(member) = self.members.get_mut(&id) else {
+            self.restore(id, registration, draining, now);
+            return false;
+        };
+        if member.lost {
+            member.registration = registration;
+        }
+        std::mem::replace(&mut member.draining, draining) != draining
+    }
+
+    /// Another control forgot a node. False when this one hears of it.
+    pub fn on_dropped(&mut self, id: &NodeId) -> bool {
+        let here = self.members.get(id).is_some_and(|member| !member.lost);
+        if !here {
+            self.members.remove(id);
+        }
+        !here
+    }
+
     fn member(&self, id: &NodeId, registration: Registration, now: Instant) -> Member {
         Member {
             id: Arc::new(id.clone()),

@@ -20,6 +20,7 @@ pub mod audience;
 pub mod broadcasts;
 mod config;
 pub mod fleet;
+mod follow;
 pub mod forwarded;
 pub mod geo;
 mod http;
@@ -118,6 +119,7 @@ pub struct Addresses {
 /// A control with its listeners open and its state read.
 pub struct Control {
     panel: Arc<Panel>,
+    changes: store::Watch,
     addresses: Addresses,
     key: ClusterKey,
     http: TcpListener,
@@ -133,11 +135,25 @@ impl Control {
     /// cannot be listened on; the text says what to do.
     pub async fn load(config: Config) -> Result<Self, Error> {
         config.check()?;
+        let failed = |source| Error::State { path: config.state.clone(), source };
+        let state = StateDir::open(&config.state).map_err(failed)?;
+        let store: Arc<dyn Store> = Arc::new(Embedded::open(&state.path().join("control.redb"))?);
+        Self::load_with(config, store).await
+    }
+
+    /// As [`Control::load`], over a store that is open and may be another
+    /// control's too.
+    ///
+    /// # Errors
+    /// As [`Control::load`].
+    pub async fn load_with(config: Config, store: Arc<dyn Store>) -> Result<Self, Error> {
+        config.check()?;
         let key = cluster_key(&config.cluster_key, &config.cluster_key_file)?;
         let failed = |source| Error::State { path: config.state.clone(), source };
         let state = StateDir::open(&config.state).map_err(failed)?;
         let operator_key = operator_key(&config, &state).map_err(failed)?;
-        let store: Arc<dyn Store> = Arc::new(Embedded::open(&state.path().join("control.redb"))?);
+        // What is written while the panel reads is followed afterwards.
+        let changes = store.watch("");
         let http = listen::tcp("--http", config.http).await?;
         let grpc = listen::tcp("--grpc", config.grpc).await?;
         let separate_admin = match config.admin {
@@ -156,7 +172,8 @@ impl Control {
         let public_http = addresses.http.clone();
         let geo = Geo::load(config.geo_mmdb.clone())?;
         let panel = Panel::load(config, &operator_key, public_http, store, geo, admin).await?;
-        Ok(Self { panel: Arc::new(panel), addresses, key, http, grpc, separate_admin })
+        let panel = Arc::new(panel);
+        Ok(Self { panel, changes, addresses, key, http, grpc, separate_admin })
     }
 
     /// Where it can be reached.
@@ -172,6 +189,8 @@ impl Control {
         let panel = self.panel;
         let upkeep = tokio::spawn(upkeep::run(Arc::clone(&panel), shutdown.clone()));
         let lists = tokio::spawn(upkeep::tell_nodes(Arc::clone(&panel), shutdown.clone()));
+        let followed = follow::run(Arc::clone(&panel), self.changes, shutdown.clone());
+        let followed = tokio::spawn(followed);
         let own_admin = self.separate_admin.is_none();
         let with_metrics = own_admin && is_loopback(&self.http);
         if let Some(listener) = self.separate_admin {
@@ -197,7 +216,7 @@ impl Control {
             () = stopped => Ok(()),
         };
         shutdown.trigger();
-        for task in [upkeep, lists] {
+        for task in [upkeep, lists, followed] {
             if let Err(error) = task.await {
                 warn!(%error, "a task of control failed");
             }

@@ -4,13 +4,13 @@
 //! joins them where one event concerns several: a broadcast that ends frees its
 //! seats and is ended at its origin, a kick is stored and told to every node.
 
+mod nodes;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
-use serde::{Deserialize, Serialize};
 use spyglass_api::control::{self, update::Update};
 use spyglass_daemon::admin::Admin;
 use spyglass_daemon::{Secret, now_utc, random};
@@ -32,10 +32,8 @@ use crate::placement::{Placed, rank};
 use crate::record::{EndedBy, Record};
 use crate::revocations::{self, Revocations};
 use crate::seats::Seats;
-use crate::store::{self, Store, list_all};
+use crate::store::{self, Store};
 use crate::users::{Users, hash};
-
-const NODES: &str = "nodes/";
 
 /// After its state was lost, control does not tell nodes of each other until
 /// those that try again every 5 s have had the time to register: a short list
@@ -81,14 +79,6 @@ impl Caller {
             _ => false,
         }
     }
-}
-
-/// What is kept of a node.
-#[derive(Serialize, Deserialize)]
-struct StoredNode {
-    #[serde(flatten)]
-    registration: Registration,
-    draining: bool,
 }
 
 /// See the module.
@@ -141,13 +131,7 @@ impl Panel {
         let now = now_utc();
         let metrics = Metrics::register(&mut admin.registry());
         let mut fleet = Fleet::new(config.max_nodes, config.max_viewers);
-        for item in list_all(&*store, NODES).await? {
-            let id = item.key[NODES.len()..].parse::<NodeId>();
-            let stored = serde_json::from_slice::<StoredNode>(&item.entry.value);
-            if let (Ok(id), Ok(stored)) = (id, stored) {
-                fleet.restore(id, stored.registration, stored.draining, Instant::now());
-            }
-        }
+        nodes::restore(&*store, &mut fleet).await?;
         Ok(Self {
             instance: format!("{:016x}", u64::from_le_bytes(random())),
             peers: Mutex::default(),
@@ -244,37 +228,14 @@ impl Panel {
         self.limits.lock().peek(asker, limit, self.started.elapsed())
     }
 
+    /// One broadcast, wherever it was made.
+    pub async fn find(&self, id: BroadcastId) -> Option<Arc<Record>> {
+        self.broadcasts.find(id).await
+    }
+
     /// What a node told of itself.
     pub fn registration(&self, id: &NodeId) -> Option<Registration> {
         self.fleet().node(id).map(|node| node.registration)
-    }
-
-    /// Keeps what a node said, so that a restarted control knows it.
-    pub async fn keep_node(&self, id: &NodeId) -> Result<(), store::Error> {
-        let Some(node) = self.fleet().node(id) else { return Ok(()) };
-        let draining = self.fleet().is_draining(id);
-        let stored = StoredNode { registration: node.registration, draining };
-        let value = serde_json::to_vec(&stored)
-            .map_err(|_| store::Error::Unfit("a node that is no JSON"))?;
-        let key = format!("{NODES}{id}");
-        loop {
-            let value = Bytes::from(value.clone());
-            let written = match self.store.get(&key).await? {
-                Some(entry) if entry.value == value => return Ok(()),
-                Some(entry) => self.store.update(&key, value, entry.revision).await,
-                None => self.store.create(&key, value).await,
-            };
-            match written {
-                Ok(_) => return Ok(()),
-                Err(store::Error::Conflict | store::Error::Exists) => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    /// Forgets a node that is lost for long.
-    pub async fn drop_node(&self, id: &NodeId) -> Result<(), store::Error> {
-        self.store.delete(&format!("{NODES}{id}"), None).await
     }
 
     /// Sends new arrivals elsewhere, or here again; false when there is no such
@@ -283,7 +244,7 @@ impl Panel {
         if !self.fleet().on_drain(id, draining) {
             return Ok(false);
         }
-        self.keep_node(id).await?;
+        self.keep_node(id, Some(draining)).await?;
         self.links.send(id, Update::Drain(control::Drain { draining }));
         self.nodes_changed.notify_one();
         info!(node = %id, draining, "drain");

@@ -82,6 +82,11 @@ impl Peers {
         self.0.values().any(|(_, presence)| presence.nodes.contains(node))
     }
 
+    /// Whether this control is alone.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Every one of them.
     pub fn all(&self) -> impl Iterator<Item = &Presence> {
         self.0.values().map(|(_, presence)| presence)

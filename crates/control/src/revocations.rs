@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use spyglass_api::control::Revocation;
 use spyglass_media::{BroadcastId, UtcTime, ViewerId};
 
-use crate::store::{self, Store, list_all};
+use crate::store::{self, Change, Store, list_all};
 
 const PREFIX: &str = "revocations/";
 
@@ -74,6 +74,29 @@ impl Revocations {
         }
         let expires = *self.held.lock().entry(name).or_insert(expires);
         Ok(update(name, expires))
+    }
+
+    /// Something was written to the store: what nodes must be told, when this
+    /// control did not know it.
+    pub fn on_change(&self, change: &Change) -> Option<Revocation> {
+        let Some(value) = &change.value else {
+            let (name, _) = parse(&change.key, b"0")?;
+            self.held.lock().remove(&name);
+            return None;
+        };
+        let (name, expires) = parse(&change.key, value)?;
+        let known = self.held.lock().insert(name, expires);
+        known.is_none().then(|| update(name, expires))
+    }
+
+    /// Reads all of them anew, because changes were missed; nodes must be told
+    /// of these. None is forgotten before its time.
+    pub async fn reread(&self) -> Result<Vec<Revocation>, store::Error> {
+        let items = list_all(&*self.store, PREFIX).await?;
+        let mut held = self.held.lock();
+        let read = items.iter().filter_map(|item| parse(&item.key, &item.entry.value));
+        let new = read.filter(|(name, expires)| held.insert(*name, *expires).is_none());
+        Ok(new.map(|(name, expires)| update(name, expires)).collect())
     }
 
     /// Whether this viewer is refused.

@@ -10,7 +10,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -61,10 +61,30 @@ struct Open {
     commands: mpsc::Sender<Command>,
     /// The broadcast is over, and not just control.
     ended: Arc<AtomicBool>,
+    written: Arc<Written>,
 }
 
+/// What is known of the record in the store without reading it. A desk whose
+/// own is older reads it before it decides anything.
+#[derive(Debug, Default)]
+struct Written {
+    /// The newest revision that was heard of.
+    newest: AtomicU64,
+    /// How often revisions were missed.
+    missed: AtomicU64,
+}
+
+impl Written {
+    fn now(&self) -> (u64, u64) {
+        (self.newest.load(Ordering::Acquire), self.missed.load(Ordering::Acquire))
+    }
+}
+
+/// What the names of seats in the store begin with.
+const PREFIX: &str = "seats/";
+
 fn key(id: BroadcastId) -> String {
-    format!("seats/{id}")
+    format!("{PREFIX}{id}")
 }
 
 impl Seats {
@@ -99,6 +119,22 @@ impl Seats {
         self.tell(id, Command::Connection(change)).await;
     }
 
+    /// Some control wrote a record of seats.
+    pub fn on_written(&self, key: &str, revision: Revision) {
+        let Some(Ok(id)) = key.strip_prefix(PREFIX).map(str::parse::<BroadcastId>) else { return };
+        if let Some(desk) = self.desks.lock().get(&id) {
+            desk.written.newest.fetch_max(revision.0, Ordering::AcqRel);
+        }
+    }
+
+    /// Other controls may have written anything.
+    pub fn on_missed(&self) {
+        for desk in self.desks.lock().values() {
+            desk.written.newest.store(0, Ordering::Release);
+            desk.written.missed.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
     /// The broadcast is over, and its seats with it.
     pub fn end(&self, id: BroadcastId) {
         if let Some(desk) = self.desks.lock().remove(&id) {
@@ -118,6 +154,7 @@ impl Seats {
     fn open(&self, id: BroadcastId) -> Open {
         let (commands, waiting) = mpsc::channel(WAITING);
         let ended = Arc::new(AtomicBool::new(false));
+        let written = Arc::<Written>::default();
         let desk = Desk {
             key: key(id),
             store: Arc::clone(&self.store),
@@ -125,9 +162,11 @@ impl Seats {
             restart: Some(self.restart),
             held: None,
             ended: Arc::clone(&ended),
+            written: Arc::clone(&written),
+            seen: (0, 0),
         };
         tokio::spawn(desk.run(waiting));
-        Open { commands, ended }
+        Open { commands, ended, written }
     }
 }
 
@@ -141,6 +180,9 @@ struct Desk {
     /// What the store holds, as far as is known.
     held: Option<Held>,
     ended: Arc<AtomicBool>,
+    written: Arc<Written>,
+    /// What was known of the record when it was last read or written.
+    seen: (u64, u64),
 }
 
 #[derive(Clone)]
@@ -202,6 +244,13 @@ impl Desk {
             } else {
                 held.revision
             };
+            if changed && let Some(Revision(own)) = revision {
+                // Only what comes after our own is news.
+                let before = self.written.newest.fetch_max(own, Ordering::AcqRel);
+                if before <= own {
+                    self.seen.0 = own;
+                }
+            }
             self.held = Some(Held { seats, revision });
             let joins = batch.drain(..).filter_map(|command| match command {
                 Command::Join(_, answer) => Some(answer),
@@ -217,7 +266,10 @@ impl Desk {
     }
 
     async fn read(&mut self) -> Result<Held, store::Error> {
-        if let Some(held) = &self.held {
+        let written = self.written.now();
+        if let Some(held) = &self.held
+            && written == self.seen
+        {
             return Ok(held.clone());
         }
         let held = match self.store.get(&self.key).await? {
@@ -232,6 +284,7 @@ impl Desk {
             }
         };
         self.restart = None;
+        self.seen = written;
         Ok(held)
     }
 

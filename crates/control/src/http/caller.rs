@@ -64,7 +64,10 @@ impl FromRequestParts<Arc<Panel>> for Broadcast {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, panel: &Arc<Panel>) -> Result<Self, Problem> {
-        named(parts, panel, "id").await.map(Self).ok_or_else(Problem::no_such_broadcast)
+        let id = named(parts, panel, "id").await.ok_or_else(Problem::no_such_broadcast)?;
+        // Another control may have made it a moment ago; then it is in memory now.
+        panel.find(id).await;
+        Ok(Self(id))
     }
 }
 

@@ -16,7 +16,8 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use spyglass_api::auth::ClusterKey;
 use spyglass_api::control::{BroadcastEvent, BroadcastRecord, Lease, Load, Phase, Role};
-use spyglass_control::store::embedded::OpenError;
+use spyglass_control::store::Store;
+use spyglass_control::store::embedded::{Embedded, OpenError};
 use spyglass_control::{Addresses, Config, Control};
 use spyglass_daemon::attach::{self, Attachment, Command, Profile, Source};
 use spyglass_daemon::state::StateDir;
@@ -114,6 +115,28 @@ impl World {
         Self { at, client, dir, shutdown, running }
     }
 
+    /// Two controls over one store, with nothing else in common.
+    pub async fn two(change: impl Fn(&mut Config)) -> (Self, Self) {
+        let store = tempfile::tempdir().unwrap();
+        let engine = Embedded::open(&store.path().join("control.redb")).unwrap();
+        let engine: Arc<dyn Store> = Arc::new(engine);
+        let client = Pool::builder(TokioExecutor::new()).build(HttpConnector::new());
+        let one = async |dir: TempDir| {
+            let mut config = config(&dir.path().join("control"));
+            change(&mut config);
+            let control = Control::load_with(config, Arc::clone(&engine)).await.unwrap();
+            let (at, shutdown, running) = serve(control);
+            Self { at, client: client.clone(), dir, shutdown, running }
+        };
+        (one(tempfile::tempdir().unwrap()).await, one(store).await)
+    }
+
+    /// Ends at once, as far as anybody outside can tell.
+    pub async fn stop(self) {
+        self.shutdown.trigger();
+        self.running.await.unwrap();
+    }
+
     /// Stops control and starts it at its old addresses; with `empty`, without
     /// its state.
     pub async fn restart(self, empty: bool) -> Self {
@@ -197,6 +220,15 @@ impl World {
         node
     }
 
+    /// An origin or edge that is attached to this control and another.
+    pub async fn node_of_both(&self, other: &Self, name: &str, role: Role) -> Node {
+        let controls = [self.at.grpc.as_str(), other.at.grpc.as_str()];
+        let node = Node::attached_to(&controls, self.dir.path(), name, role, None);
+        self.wait_for_node(name, "up").await;
+        other.wait_for_node(name, "up").await;
+        node
+    }
+
     pub async fn wait_for_node(&self, name: &str, state: &str) {
         eventually(&format!("{name} is {state}"), || async {
             let nodes = self.operator("GET", "/v1/nodes", Value::Null).await.expect(200).json();
@@ -216,6 +248,10 @@ async fn run(config: Config) -> (Addresses, Shutdown, JoinHandle<()>) {
         }
     })
     .await;
+    serve(control)
+}
+
+fn serve(control: Control) -> (Addresses, Shutdown, JoinHandle<()>) {
     let (at, shutdown) = (control.addresses(), Shutdown::new());
     let stop = shutdown.clone();
     let running = tokio::spawn(async move { control.run(stop).await.unwrap() });
@@ -259,6 +295,17 @@ impl Node {
         role: Role,
         location: Option<&str>,
     ) -> Self {
+        Self::attached_to(&[control], dir, name, role, location)
+    }
+
+    /// A node that was told of several controls.
+    pub fn attached_to(
+        controls: &[&str],
+        dir: &Path,
+        name: &str,
+        role: Role,
+        location: Option<&str>,
+    ) -> Self {
         let profile = Profile {
             node: name.parse().unwrap(),
             role,
@@ -276,7 +323,7 @@ impl Node {
         let said = Arc::new(Said::default());
         let key = ClusterKey::new(CLUSTER).unwrap();
         let shutdown = Shutdown::new();
-        let controls = vec![control.to_owned()];
+        let controls = controls.iter().map(|&control| control.to_owned()).collect();
         let source = Arc::clone(&said) as Arc<dyn Source>;
         let (link, commands) =
             attach::start(controls, key, profile, state, source, shutdown.clone()).unwrap();
