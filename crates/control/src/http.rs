@@ -2,7 +2,8 @@
 //!
 //! `serve` holds connections and their limits, [`problem`] every refusal,
 //! [`fields`] reads bodies, [`caller`] finds out who asks and about what,
-//! [`client`] from where and whether too often. The rest is one file for each kind of thing.
+//! [`client`] from where and whether too often. The rest is one file for each kind of thing:
+//! its handlers and, as [`operation`]s, what is said of them.
 
 mod broadcasts;
 mod caller;
@@ -10,8 +11,11 @@ mod client;
 mod fields;
 mod first_bytes;
 mod nodes;
+mod openapi;
+mod operation;
 mod pages;
 mod problem;
+mod schemas;
 mod serve;
 mod users;
 mod viewers;
@@ -24,11 +28,11 @@ use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{get, post};
 use http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, Method, StatusCode};
 
 use self::client::Client;
+use self::operation::{Content, Operation, Who, get};
 use self::problem::Problem;
 use crate::limits::Limit;
 use crate::panel::Panel;
@@ -43,32 +47,54 @@ const ANSWER: Duration = Duration::from_secs(10);
 
 type Shared = State<Arc<Panel>>;
 
-/// Every route.
-fn router(panel: Arc<Panel>, with_metrics: bool) -> Router {
-    let v1 = Router::new()
-        .route("/users", post(users::create))
-        .route("/broadcasts", get(broadcasts::sample).post(broadcasts::create))
-        .route("/broadcasts/{id}", get(broadcasts::show))
-        .route("/broadcasts/{id}/end", post(broadcasts::end))
-        .route("/broadcasts/{id}/viewers", get(viewers::list).post(viewers::join))
-        .route("/broadcasts/{id}/viewers/{viewer}", axum::routing::delete(viewers::leave))
-        .route("/broadcasts/{id}/viewers/{viewer}/kick", post(viewers::kick))
-        .route("/nodes", get(nodes::list))
-        .route("/nodes/{id}/drain", post(nodes::drain).delete(nodes::undrain))
-        .route("/keys", get(nodes::keys));
+/// Everything that can be asked for: the router and `/openapi.json` are made
+/// from this and nothing else. `with_metrics`: whether they may be seen here.
+fn operations(with_metrics: bool) -> Vec<Operation> {
+    let groups = [
+        users::operations(),
+        broadcasts::operations(),
+        viewers::operations(),
+        nodes::operations(),
+        pages::operations(),
+        health(with_metrics),
+        vec![openapi::own_operation()],
+    ];
+    groups.into_iter().flatten().collect()
+}
+
+fn health(with_metrics: bool) -> Vec<Operation> {
     let health = move |State(panel): Shared, request: Request| async move {
         let answer = panel.admin.respond(request.uri().path(), with_metrics);
         answer.map(|answer| answer.map(Body::from)).ok_or_else(no_such_path)
     };
-    Router::new()
-        .nest("/v1", v1)
-        .route("/live/{id}/index.m3u8", get(broadcasts::nearest))
-        .route("/", get(pages::home))
-        .route("/watch/{id}", get(pages::watch))
-        .route("/assets/{name}", get(pages::asset))
-        .route("/healthz", get(health))
-        .route("/readyz", get(health))
-        .route("/metrics", get(health))
+    let text = || Content::Other("text/plain");
+    vec![
+        get("/healthz", health).is("getHealth", Who::Anyone, "Whether it is alive", 200, text()),
+        get("/readyz", health)
+            .is("getReadiness", Who::Anyone, "Whether it would serve", 200, text())
+            .details("503 with a line for each reason why not.")
+            .or(503, text()),
+        get("/metrics", health)
+            .is(
+                "getMetrics",
+                Who::Anyone,
+                "Metrics for Prometheus",
+                200,
+                Content::Other("application/openmetrics-text"),
+            )
+            .details("404 where they stand on the --admin address.")
+            .refuses(404),
+    ]
+}
+
+/// The API's description (OpenAPI 3.1), as `/openapi.json` has it.
+pub fn openapi() -> serde_json::Value {
+    openapi::document()
+}
+
+/// Every route.
+fn router(panel: Arc<Panel>, with_metrics: bool) -> Router {
+    operation::router(operations(with_metrics))
         .fallback(async || no_such_path())
         .method_not_allowed_fallback(async |method: Method| {
             let detail = format!("{method} is not possible here; the Allow header says what is");

@@ -56,6 +56,7 @@ use tokio::net::TcpListener;
 use tonic::service::interceptor::InterceptedService;
 use tracing::{info, warn};
 
+pub use self::http::openapi;
 pub use crate::config::{Config, Invalid};
 use crate::geo::Geo;
 use crate::panel::Panel;

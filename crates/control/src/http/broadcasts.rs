@@ -15,6 +15,7 @@ use super::Shared;
 use super::caller::Broadcast;
 use super::client::Client;
 use super::fields::Fields;
+use super::operation::{Content, Operation, Who, get, post};
 use super::problem::Problem;
 use crate::broadcasts::CreateError;
 use crate::config::{CHUNK_ADVICE, chunk_ms};
@@ -27,6 +28,52 @@ const MAX_TITLE: usize = 200;
 
 /// Broadcasts in one answer, and when nothing is asked for.
 const MAX_SAMPLE: usize = 50;
+
+/// What can be asked of broadcasts.
+pub fn operations() -> Vec<Operation> {
+    let broadcast = || Content::Json("Broadcast");
+    vec![
+        get("/v1/broadcasts", sample)
+            .is(
+                "listBroadcasts",
+                Who::Anyone,
+                "A random draw of the public broadcasts that are live",
+                200,
+                Content::Json("BroadcastList"),
+            )
+            .query("sample", json!({"type": "integer", "minimum": 0}), "how many, 50 at most"),
+        post("/v1/broadcasts", create)
+            .is(
+                "createBroadcast",
+                Who::User,
+                "Makes a broadcast to publish to",
+                201,
+                Content::Json("CreatedBroadcast"),
+            )
+            .body("NewBroadcast"),
+        get("/v1/broadcasts/{id}", show).is(
+            "getBroadcast",
+            Who::AnyoneOrListed,
+            "One broadcast",
+            200,
+            broadcast(),
+        ),
+        post("/v1/broadcasts/{id}/end", end).is(
+            "endBroadcast",
+            Who::Owner,
+            "Ends a broadcast for good",
+            200,
+            broadcast(),
+        ),
+        get("/live/{id}/index.m3u8", nearest).is(
+            "playBroadcast",
+            Who::Anyone,
+            "Sends a player to the nearest edge",
+            307,
+            Content::Nothing,
+        ),
+    ]
+}
 
 /// What the API says of a broadcast.
 fn shown(panel: &Panel, record: &Record) -> Value {

@@ -9,9 +9,45 @@ use serde_json::{Value, json};
 
 use super::Shared;
 use super::caller::{self, operator};
+use super::operation::{Content, Operation, Who, delete, get, post};
 use super::problem::Problem;
 use crate::fleet::{Node, Role};
 use crate::panel::{Caller, Panel};
+
+/// What can be asked of nodes, and the keys they verify with.
+pub fn operations() -> Vec<Operation> {
+    let node = || Content::Json("Node");
+    vec![
+        get("/v1/nodes", list).is(
+            "listNodes",
+            Who::Operator,
+            "Origins and edges, their state and load",
+            200,
+            Content::Json("NodeList"),
+        ),
+        post("/v1/nodes/{id}/drain", drain).is(
+            "drainNode",
+            Who::Operator,
+            "Sends no more broadcasts or viewers to a node",
+            202,
+            node(),
+        ),
+        delete("/v1/nodes/{id}/drain", undrain).is(
+            "undrainNode",
+            Who::Operator,
+            "Takes a drain back",
+            202,
+            node(),
+        ),
+        get("/v1/keys", keys).is(
+            "listKeys",
+            Who::Anyone,
+            "Public keys that verify tokens",
+            200,
+            Content::Json("KeyList"),
+        ),
+    ]
+}
 
 /// `GET /v1/nodes`
 pub async fn list(State(panel): Shared, caller: Caller) -> Result<Json<Value>, Problem> {

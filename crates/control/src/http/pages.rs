@@ -8,6 +8,7 @@ use http::StatusCode;
 use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY};
 use spyglass_media::BroadcastId;
 
+use super::operation::{Content, Operation, Who, get};
 use super::problem::Problem;
 
 const HOME: &str = include_str!("../../../../web/index.html");
@@ -22,6 +23,22 @@ const ASSETS: [(&str, &str, &str); 3] = [
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
     connect-src 'self' http: https:; media-src http: https: blob:; img-src 'self' data:; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// Pages and what they are made of.
+pub fn operations() -> Vec<Operation> {
+    let html = || Content::Other("text/html");
+    vec![
+        get("/", home).is("homePage", Who::Anyone, "What is live, for people", 200, html()),
+        get("/watch/{id}", watch).is("watchPage", Who::Anyone, "Watch a broadcast", 200, html()),
+        get("/assets/{name}", asset).is(
+            "asset",
+            Who::Anyone,
+            "Scripts and styles of the pages",
+            200,
+            Content::Other("text/*"),
+        ),
+    ]
+}
 
 /// `GET /`
 pub async fn home() -> Response<String> {

@@ -14,6 +14,7 @@ use super::Shared;
 use super::caller::{Broadcast, Viewer};
 use super::client::Client;
 use super::fields::Fields;
+use super::operation::{Content, Operation, Who, delete, get, post};
 use super::problem::Problem;
 use crate::fleet::Role;
 use crate::panel::{Caller, Panel};
@@ -26,6 +27,37 @@ const ALTERNATES: usize = 4;
 
 /// Viewers in one answer.
 const MAX_LISTED: usize = 10_000;
+
+/// What can be asked of viewers.
+pub fn operations() -> Vec<Operation> {
+    vec![
+        get("/v1/broadcasts/{id}/viewers", list).is(
+            "listViewers",
+            Who::Owner,
+            "Who watches",
+            200,
+            Content::Json("ViewerList"),
+        ),
+        post("/v1/broadcasts/{id}/viewers", join)
+            .is("join", Who::AnyoneOrListed, "Joins as a viewer", 200, Content::Json("Joined"))
+            .body("Join")
+            .refuses(410),
+        delete("/v1/broadcasts/{id}/viewers/{viewer}", leave).is(
+            "leave",
+            Who::ViewerOrOwner,
+            "Gives a viewer's place back",
+            204,
+            Content::Nothing,
+        ),
+        post("/v1/broadcasts/{id}/viewers/{viewer}/kick", kick).is(
+            "kick",
+            Who::Owner,
+            "Cuts a viewer off within a second",
+            200,
+            Content::Json("Kicked"),
+        ),
+    ]
+}
 
 /// `POST /v1/broadcasts/{id}/viewers`
 pub async fn join(

@@ -1,0 +1,355 @@
+//! The shapes of bodies, as JSON Schema: what the OpenAPI document calls
+//! components. A body that is sent is closed (a field not named here is
+//! refused), an answer is open (later releases add fields).
+//!
+//! `tests/openapi.rs` holds every answer of a running control against these,
+//! strictly: a field that is answered and not named here fails it.
+
+use serde_json::{Map, Value, json};
+
+/// Broadcasts, users and viewers have such ids.
+const ID: &str = "^[0-9a-z]{13}$";
+
+/// Every shape by name.
+pub fn all() -> Map<String, Value> {
+    let groups = [plain(), people(), broadcasts(), viewers(), operation()];
+    groups.into_iter().flatten().map(|(name, shape)| (name.to_owned(), shape)).collect()
+}
+
+/// Points at a shape.
+pub fn reference(name: &str) -> Value {
+    json!({ "$ref": format!("#/components/schemas/{name}") })
+}
+
+/// Whether a body of this shape cannot be left out.
+pub fn has_required(name: &str) -> bool {
+    let all = all();
+    let required = all.get(name).and_then(|shape| shape["required"].as_array());
+    required.is_some_and(|names| !names.is_empty())
+}
+
+/// The shape of a name in a path.
+pub fn of_path(path: &str, name: &str) -> Value {
+    let before = path.split(&format!("/{{{name}}}")).next().unwrap_or_default();
+    match before.rsplit('/').next() {
+        Some("broadcasts" | "users" | "viewers" | "following" | "live" | "watch") => {
+            reference("Id")
+        }
+        Some("nodes") => reference("NodeName"),
+        _ => json!({"type": "string", "maxLength": 128}),
+    }
+}
+
+type Shapes = Vec<(&'static str, Value)>;
+
+fn text(about: &str) -> Value {
+    json!({"type": "string", "description": about})
+}
+
+fn maybe_text(about: &str) -> Value {
+    json!({"type": ["string", "null"], "description": about})
+}
+
+fn time(about: &str) -> Value {
+    json!({"type": "string", "format": "date-time", "description": about})
+}
+
+fn maybe_time(about: &str) -> Value {
+    json!({"type": ["string", "null"], "format": "date-time", "description": about})
+}
+
+fn count(about: &str) -> Value {
+    json!({"type": "integer", "minimum": 0, "description": about})
+}
+
+fn flag(about: &str) -> Value {
+    json!({"type": "boolean", "description": about})
+}
+
+fn list(items: Value) -> Value {
+    json!({"type": "array", "items": items})
+}
+
+/// A shape, or null.
+fn maybe(shape: Value) -> Value {
+    json!({"oneOf": [shape, {"type": "null"}]})
+}
+
+/// An object that always has all of these.
+fn object(about: &str, properties: Value) -> Value {
+    but(about, properties, &[])
+}
+
+/// An object that always has all of these but some.
+fn but(about: &str, properties: Value, optional: &[&str]) -> Value {
+    let names = properties.as_object().into_iter().flat_map(Map::keys);
+    let required: Vec<&String> = names.filter(|name| !optional.contains(&name.as_str())).collect();
+    json!({
+        "type": "object",
+        "description": about,
+        "required": required,
+        "properties": properties,
+    })
+}
+
+/// A body that is sent: nothing else may stand in it.
+fn body(about: &str, properties: Value, optional: &[&str]) -> Value {
+    let mut shape = but(about, properties, optional);
+    shape["additionalProperties"] = Value::Bool(false);
+    shape
+}
+
+fn plain() -> Shapes {
+    let degrees =
+        |most: u32| json!({"type": "number", "minimum": -f64::from(most), "maximum": most});
+    vec![
+        ("Id", json!({"type": "string", "pattern": ID})),
+        ("NodeName", json!({"type": "string", "pattern": "^[a-z0-9-]{1,63}$"})),
+        ("Location", object("Degrees, WGS 84.", json!({"lat": degrees(90), "lon": degrees(180)}))),
+        (
+            "Problem",
+            object(
+                "A refusal (RFC 9457).",
+                json!({
+                    "type": text("about:blank: the status says what kind it is"),
+                    "title": text("the status in words"),
+                    "status": {"type": "integer", "minimum": 400, "maximum": 599},
+                    "detail": text("what is wrong and what to do"),
+                }),
+            ),
+        ),
+        (
+            "Description",
+            json!({
+                "type": "object",
+                "description": "An OpenAPI 3.1 document.",
+                "required": ["openapi", "info", "paths", "components"],
+                "additionalProperties": true,
+            }),
+        ),
+    ]
+}
+
+fn people() -> Shapes {
+    vec![
+        (
+            "NewUser",
+            body(
+                "A user to be.",
+                json!({"name": {"type": "string", "minLength": 1, "maxLength": 100}}),
+                &[],
+            ),
+        ),
+        (
+            "UserWithToken",
+            object(
+                "A user who was just made.",
+                json!({
+                    "id": reference("Id"),
+                    "name": text("as given"),
+                    "token": text("the user's secret; nobody can show it again"),
+                }),
+            ),
+        ),
+    ]
+}
+
+fn broadcasts() -> Shapes {
+    vec![
+        (
+            "NewBroadcast",
+            body(
+                "A broadcast to be.",
+                json!({
+                    "title": {"type": "string", "minLength": 1, "maxLength": 200},
+                    "location": reference("Location"),
+                    "private_to": {
+                        "type": "array", "items": reference("Id"), "maxItems": 1000,
+                        "description": "nobody else can tell it from one that does not exist",
+                    },
+                    "chunk_seconds": {"type": "number", "minimum": 1, "maximum": 10},
+                }),
+                &["location", "private_to", "chunk_seconds"],
+            ),
+        ),
+        (
+            "CreatedBroadcast",
+            object(
+                "A broadcast that can be published to.",
+                json!({
+                    "id": reference("Id"),
+                    "state": reference("BroadcastState"),
+                    "origin": reference("NodeName"),
+                    "publish": object("Where, and with which secret.", json!({
+                        "rtmp_url": text("encoders publish to this, a slash and the stream key"),
+                        "stream_key": text("holds the secret"),
+                    })),
+                    "watch_url": text("the page for people"),
+                }),
+            ),
+        ),
+        (
+            "BroadcastState",
+            json!({
+                "type": "string",
+                "enum": ["created", "live", "interrupted", "ended"],
+                "description": "live: media flows. interrupted: the publisher is gone and may \
+                    come back. ended: for good",
+            }),
+        ),
+        (
+            "Broadcast",
+            object(
+                "A broadcast as whoever may see it sees it.",
+                json!({
+                    "id": reference("Id"),
+                    "title": text("as given"),
+                    "user": maybe(reference("Id")),
+                    "state": reference("BroadcastState"),
+                    "origin": reference("NodeName"),
+                    "created_at": time("when it was made"),
+                    "started_at": maybe_time("when its first frame came"),
+                    "ended_at": maybe_time("when it ended"),
+                    "private": flag("only those named can see it"),
+                    "chunk_seconds": {"type": "number"},
+                    "viewers": object("Who joined and watches now.", json!({
+                        "push": count("frame by frame, from the origin"),
+                        "hls": count("in chunks, from edges"),
+                        "total": count("both"),
+                        "anonymous_estimate": count("edges' guess of those who did not join"),
+                    })),
+                }),
+            ),
+        ),
+        (
+            "BroadcastList",
+            but(
+                "Broadcasts: a random draw of those that are public and live, or for the \
+                 operator a page of all.",
+                json!({
+                    "broadcasts": list(reference("Broadcast")),
+                    "live": count("how many are public and live"),
+                    "total": count("how many fit the question; of a page only"),
+                    "next": maybe_text("give it as `after` for the next page; null on the last"),
+                }),
+                &["total", "next"],
+            ),
+        ),
+    ]
+}
+
+fn viewers() -> Shapes {
+    vec![
+        (
+            "Join",
+            body("Where the viewer is.", json!({"location": reference("Location")}), &["location"]),
+        ),
+        (
+            "Tier",
+            json!({
+                "type": "string", "enum": ["push", "hls"],
+                "description": "push: frame by frame from the origin; hls: in chunks from an edge",
+            }),
+        ),
+        (
+            "Joined",
+            object(
+                "A viewer's admission.",
+                json!({
+                    "viewer": reference("Id"),
+                    "tier": reference("Tier"),
+                    "seat": {"type": ["integer", "null"], "minimum": 1},
+                    "can_comment": flag("the seat is one of those that may"),
+                    "token": text("the viewer's secret"),
+                    "urls": but("Where to play; they hold the secret.", json!({
+                        "rtmp": text("of the push tier only"),
+                        "hls": text("always"),
+                    }), &["rtmp"]),
+                    "edge": maybe(but("The nearest.", json!({
+                        "id": reference("NodeName"),
+                        "distance_km": {"type": "number", "minimum": 0},
+                    }), &["distance_km"])),
+                    "alternates": list(object("An edge to turn to when the first fails.", json!({
+                        "id": reference("NodeName"),
+                        "hls": text("where to play there"),
+                    }))),
+                }),
+            ),
+        ),
+        (
+            "Kicked",
+            object(
+                "A viewer who was cut off.",
+                json!({"viewer": reference("Id"), "kicked": flag("true")}),
+            ),
+        ),
+        (
+            "ViewerList",
+            object(
+                "Who watches.",
+                json!({
+                    "viewers": list(object("One who joined.", json!({
+                        "viewer": reference("Id"),
+                        "tier": reference("Tier"),
+                        "seat": {"type": ["integer", "null"], "minimum": 1},
+                        "edge": maybe(reference("NodeName")),
+                        "node": reference("NodeName"),
+                        "since": time("when it joined"),
+                    }))),
+                    "total": count("also those that did not fit into the list"),
+                }),
+            ),
+        ),
+    ]
+}
+
+fn operation() -> Shapes {
+    vec![
+        (
+            "Node",
+            object(
+                "An origin or edge.",
+                json!({
+                    "id": reference("NodeName"),
+                    "role": {"type": "string", "enum": ["origin", "edge"]},
+                    "state": {"type": "string", "enum": ["up", "draining", "lost"]},
+                    "address": text("the one that broadcasters or viewers use"),
+                    "http": maybe_text("its HTTP address"),
+                    "rtmp": maybe_text("its RTMP address; of origins"),
+                    "grpc": maybe_text("its gRPC address"),
+                    "location": maybe(reference("Location")),
+                    "load": object("What it said last.", json!({
+                        "viewers": count("connections of viewers, of both tiers"),
+                        "broadcasts": count("broadcasts that it holds"),
+                        "egress_bps": count("bits sent a second"),
+                        "cpu": {"type": "number", "minimum": 0, "description": "1 is all cores"},
+                        "viewer_capacity": {"type": ["integer", "null"], "minimum": 1},
+                    })),
+                    "version": text("of its program"),
+                }),
+            ),
+        ),
+        ("NodeList", object("Origins and edges.", json!({"nodes": list(reference("Node"))}))),
+        (
+            "KeyList",
+            object(
+                "Public keys that verify tokens.",
+                json!({
+                    "store": text("names this memory: nodes forget the keys of another"),
+                    "keys": list(reference("Key")),
+                }),
+            ),
+        ),
+        (
+            "Key",
+            object(
+                "A public key.",
+                json!({
+                    "id": text("tokens name it"),
+                    "algorithm": {"type": "string", "const": "v4.public"},
+                    "public_key": text("base64url without padding"),
+                }),
+            ),
+        ),
+    ]
+}
