@@ -12,6 +12,7 @@ use spyglass_media::Location;
 const ROUNDS: u32 = 200_000;
 
 fn scattered(index: u32) -> Option<Location> {
+    let index = index % 10_000;
     let (latitude, longitude) = (index * 7_919 % 160, index * 104_729 % 360);
     Location::new(f64::from(latitude) - 80.0, f64::from(longitude) - 180.0).ok()
 }

@@ -144,7 +144,7 @@ impl Default for Config {
             forwarded_header: forwarded::Header::default(),
             rate_exempt: loopback_networks(),
             rate_list: Rate { per_second: 50.0, burst: 500 },
-            rate_join: Rate { per_second: 50.0, burst: 1_000 },
+            rate_join: Rate { per_second: 50.0, burst: 2_000 },
             rate_create: Rate { per_second: 2.0, burst: 50 },
             rate_login: Rate { per_second: 1.0, burst: 50 },
             rate_unknown_id: Rate { per_second: 5.0, burst: 200 },

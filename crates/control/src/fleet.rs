@@ -300,7 +300,13 @@ impl Fleet {
     pub fn on_heartbeat(&mut self, id: &NodeId, session: u64, load: Load, now: Instant) -> bool {
         let Some(member) = self.speaking(id, session) else { return false };
         member.load = load;
-        member.standing.on_heartbeat(load.viewers, load.capacity);
+        let busy = match member.registration.role {
+            // A broadcaster is a connection like its viewers; without it an
+            // origin whose broadcasts nobody watches yet would look idle.
+            Role::Origin => load.viewers.saturating_add(load.broadcasts),
+            Role::Edge => load.viewers,
+        };
+        member.standing.on_heartbeat(busy, load.capacity);
         member.heard = now;
         let was_lost = std::mem::replace(&mut member.lost, false);
         if was_lost {

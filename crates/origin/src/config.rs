@@ -51,8 +51,8 @@ pub struct Config {
     pub log_format: Option<log::Format>,
     /// Broadcasts held at once, ended ones included.
     pub max_broadcasts: usize,
-    /// Push viewers this origin is meant for: control places no broadcast here
-    /// beyond it. 0: not said, control reckons with 10,000.
+    /// Push viewers and broadcasts that this origin is meant for, together:
+    /// control places no broadcast here beyond it. 0: not said, control reckons with 10,000.
     pub viewer_capacity: u32,
     /// RTMP connections at once.
     pub max_connections: usize,

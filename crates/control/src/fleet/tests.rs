@@ -144,6 +144,17 @@ fn viewers_just_sent_count_until_the_load_shows_them() {
 }
 
 #[test]
+fn broadcasts_are_load_where_they_are_published() {
+    let now = Instant::now();
+    let mut fleet = fleet(now);
+    let load = Load { viewers: 3, broadcasts: 4, ..Load::default() };
+    for (node, session, role, viewers) in [("o", 1, Role::Origin, 7), ("e", 2, Role::Edge, 3)] {
+        fleet.on_heartbeat(&id(node), session, load, now);
+        assert_eq!(fleet.candidates(role)[0].standing.viewers(), viewers);
+    }
+}
+
+#[test]
 fn what_the_state_remembers_is_lost_until_heard_of() {
     let now = Instant::now();
     let mut fleet = Fleet::new(2, 10);

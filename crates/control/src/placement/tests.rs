@@ -217,6 +217,20 @@ fn equal_requests_do_not_flap_while_loads_are_noisy() {
 }
 
 #[test]
+fn nor_does_one_that_has_just_its_share() {
+    let mut state = 5;
+    let edges = [at("a", AMSTERDAM, 2_500, 10_000), at("b", BRUSSELS, 1_500, 10_000)];
+    let before = names(Some(AMSTERDAM), &edges);
+    for _ in 0..2_000 {
+        for (edge, viewers) in edges.iter().zip([2_500.0, 1_500.0]) {
+            let viewers = viewers * (1.0 + 0.08 * (noise(&mut state) - 0.5));
+            edge.standing.on_heartbeat(viewers as u32, 10_000);
+        }
+        assert_eq!(names(Some(AMSTERDAM), &edges), before);
+    }
+}
+
+#[test]
 fn a_heartbeat_moves_the_standing_only_when_it_says_something() {
     let standing = Standing::new(1_000, 0);
     standing.on_heartbeat(1_050, 0);
