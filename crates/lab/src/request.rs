@@ -29,6 +29,8 @@ pub struct Answer {
     pub body: Bytes,
     /// It came as gzip.
     pub gzip: bool,
+    /// From asking to the head of the answer.
+    pub first: Duration,
     /// From asking to the last byte.
     pub took: Duration,
 }
@@ -80,16 +82,18 @@ impl Http {
         request.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
         let exchange = async {
             let response = self.0.request(request).await.map_err(failed)?;
+            let first = began.elapsed();
             let (head, body) = response.into_parts();
             let body = Limited::new(body, limit).collect().await;
-            Ok((head, body.map_err(|error| Error::Failed(error.to_string()))?.to_bytes()))
+            let body = body.map_err(|error| Error::Failed(error.to_string()))?.to_bytes();
+            Ok((head, body, first))
         };
         let answer = tokio::time::timeout(within, exchange).await;
-        let (head, body) = answer.map_err(|_| Error::TimedOut(within))??;
+        let (head, body, first) = answer.map_err(|_| Error::TimedOut(within))??;
         let took = began.elapsed();
         let gzip = head.headers.get(CONTENT_ENCODING).is_some_and(|value| value == "gzip");
         let body = if gzip { unpack(&body, limit)? } else { body };
-        Ok(Answer { status: head.status, headers: head.headers, body, gzip, took })
+        Ok(Answer { status: head.status, headers: head.headers, body, gzip, first, took })
     }
 }
 

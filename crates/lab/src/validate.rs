@@ -111,10 +111,10 @@ pub enum Error {
 }
 
 /// One server of the stream.
-struct Server {
+pub(crate) struct Server {
     /// As it is named in findings: its authority.
-    name: String,
-    list: Uri,
+    pub(crate) name: String,
+    pub(crate) list: Uri,
 }
 
 /// What is told while the validation runs.
@@ -161,7 +161,7 @@ pub async fn run(
     Ok(run.report)
 }
 
-async fn find_list(http: &Http, url: &str) -> Result<Server, Error> {
+pub(crate) async fn find_list(http: &Http, url: &str) -> Result<Server, Error> {
     let failed = |reason: String| Error::Server { url: url.to_owned(), reason };
     let uri = request::parse(url).map_err(|error| failed(error.to_string()))?;
     let name = uri.authority().map(ToString::to_string).unwrap_or_default();

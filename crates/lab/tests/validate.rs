@@ -65,3 +65,33 @@ async fn servers_that_differ_are_found() {
     let report = validated(&[honest, other], 4).await;
     assert_eq!(report.faults.into_keys().collect::<Vec<_>>(), [Rule::P2]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn viewers_of_each_pace_see_what_the_server_shows() {
+    use spyglass_lab::load::{self, Pace};
+    let viewed = async |pace, parts| {
+        let server = Server::start(Breach::None, parts).await;
+        let second = Duration::from_secs(1);
+        let options = load::Options {
+            url: server.url,
+            viewers: 10,
+            pace,
+            length: 5 * second,
+            ramp: second,
+            pid: None,
+        };
+        load::run(&options, std::future::pending()).await.unwrap()
+    };
+    let (paper, spec, blocking) = tokio::join!(
+        viewed(Pace::Paper, false),
+        viewed(Pace::Spec, false),
+        viewed(Pace::Blocking, true)
+    );
+    for report in [&paper, &spec, &blocking] {
+        assert!(report.errors.is_empty(), "{report:?}");
+        assert!(report.polling.count > 10 && report.chunks > 30, "{report:?}");
+    }
+    // Two polls each, or every part.
+    assert!(paper.lists < 50 && blocking.lists > 200, "{paper:?} {blocking:?}");
+    assert!(blocking.polling.p50 < paper.polling.p50, "{paper:?} {blocking:?}");
+}

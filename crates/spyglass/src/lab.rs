@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::bail;
 use spyglass_daemon::Shutdown;
+use spyglass_lab::load;
 use spyglass_lab::validate::finding::{Finding, Rule, Severity};
 use spyglass_lab::validate::{self, News, Options, Report};
 
@@ -15,6 +16,48 @@ use crate::watch::{StatusLine, print_line};
 pub enum Command {
     /// Check a live HLS stream against the rules of RFC 8216bis
     Validate(Validate),
+    /// Open many viewers on a server and tell what they saw
+    #[command(subcommand)]
+    Load(Load),
+}
+
+/// `spyglass lab load …`
+#[derive(clap::Subcommand, Debug)]
+pub enum Load {
+    /// Viewers who poll lists and fetch chunks
+    Hls(Hls),
+}
+
+/// `spyglass lab load hls`
+#[derive(clap::Args, Debug)]
+pub struct Hls {
+    /// A media playlist, or a multivariant one (its first variant is taken)
+    url: String,
+    /// How many viewers, each with a connection of its own
+    #[arg(long, default_value_t = 100)]
+    viewers: u32,
+    /// When they ask: every 2.0 to 2.8 s as the paper saw it, as the specification asks, or by blocking reloads
+    #[arg(long, value_enum, default_value_t = Pace::Paper)]
+    pace: Pace,
+    /// How long to go on once all have come
+    #[arg(long = "for", value_name = "SECONDS", default_value_t = 30.0)]
+    seconds: f64,
+    /// They come one by one within this time
+    #[arg(long, value_name = "SECONDS", default_value_t = 3.0)]
+    ramp: f64,
+    /// The server's process on this machine, to tell its CPU time
+    #[arg(long)]
+    pid: Option<u32>,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+enum Pace {
+    Paper,
+    Spec,
+    Blocking,
 }
 
 /// `spyglass lab validate`
@@ -37,13 +80,74 @@ pub struct Validate {
 pub async fn run(command: Command, shutdown: Shutdown) -> anyhow::Result<()> {
     match command {
         Command::Validate(args) => validate(args, shutdown).await,
+        Command::Load(Load::Hls(args)) => load_hls(args, shutdown).await,
     }
 }
 
-async fn validate(args: Validate, shutdown: Shutdown) -> anyhow::Result<()> {
-    let Ok(length) = Duration::try_from_secs_f64(args.seconds) else {
-        bail!("--for {}: give a number of seconds", args.seconds);
+fn duration(flag: &str, seconds: f64) -> anyhow::Result<Duration> {
+    Duration::try_from_secs_f64(seconds)
+        .map_err(|_| anyhow::anyhow!("{flag} {seconds}: give a number of seconds"))
+}
+
+async fn load_hls(args: Hls, shutdown: Shutdown) -> anyhow::Result<()> {
+    let options = load::Options {
+        url: args.url,
+        viewers: args.viewers,
+        pace: match args.pace {
+            Pace::Paper => load::Pace::Paper,
+            Pace::Spec => load::Pace::Spec,
+            Pace::Blocking => load::Pace::Blocking,
+        },
+        length: duration("--for", args.seconds)?,
+        ramp: duration("--ramp", args.ramp)?,
+        pid: args.pid,
     };
+    if !args.json {
+        let all = (options.ramp + options.length).as_secs_f64();
+        print_line(&format!("{} viewers for {all:.0} s …", options.viewers));
+    }
+    let report = load::run(&options, async move { shutdown.requested().await }).await?;
+    match args.json {
+        true => print_line(&serde_json::to_string(&report)?),
+        false => print_line(&table(&report)),
+    }
+    Ok(())
+}
+
+fn table(report: &load::Report) -> String {
+    let mut text = format!(
+        "{} lists, {} chunks, {:.1} MB in {:.0} s\n{:<10}{:>10}{:>10}{:>10}{:>10}{:>10}",
+        report.lists,
+        report.chunks,
+        report.bytes as f64 / 1e6,
+        report.seconds,
+        "ms",
+        "count",
+        "p50",
+        "p95",
+        "p99",
+        "max",
+    );
+    for (name, found) in
+        [("list", report.list), ("chunk", report.chunk), ("polling", report.polling)]
+    {
+        text.push_str(&format!(
+            "\n{name:<10}{:>10}{:>10.1}{:>10.1}{:>10.1}{:>10.1}",
+            found.count, found.p50, found.p95, found.p99, found.max
+        ));
+    }
+    text.push_str(&format!("\n{} stalls, {:.1} s together", report.stalls, report.stalled));
+    if let Some(cpu) = report.cpu_ms_per_viewer_second {
+        text.push_str(&format!("\nserver: {cpu:.3} ms of CPU for each viewer-second"));
+    }
+    for (reason, count) in &report.errors {
+        text.push_str(&format!("\n{count:>6} x {}", visible(reason)));
+    }
+    text
+}
+
+async fn validate(args: Validate, shutdown: Shutdown) -> anyhow::Result<()> {
+    let length = duration("--for", args.seconds)?;
     let urls = std::iter::once(args.url).chain(args.edges).collect();
     let mut line = (!args.json).then(StatusLine::new);
     let stop = async move { shutdown.requested().await };
