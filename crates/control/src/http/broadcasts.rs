@@ -50,7 +50,8 @@ pub fn operations() -> Vec<Operation> {
                 201,
                 Content::Json("CreatedBroadcast"),
             )
-            .body("NewBroadcast"),
+            .body("NewBroadcast")
+            .location("the broadcast"),
         get("/v1/broadcasts/{id}", show).is(
             "getBroadcast",
             Who::AnyoneOrListed,
@@ -65,13 +66,15 @@ pub fn operations() -> Vec<Operation> {
             200,
             broadcast(),
         ),
-        get("/live/{id}/index.m3u8", nearest).is(
-            "playBroadcast",
-            Who::Anyone,
-            "Sends a player to the nearest edge",
-            307,
-            Content::Nothing,
-        ),
+        get("/live/{id}/index.m3u8", nearest)
+            .is(
+                "playBroadcast",
+                Who::Anyone,
+                "Sends a player to the nearest edge",
+                307,
+                Content::Nothing,
+            )
+            .location("the playlist at that edge"),
     ]
 }
 

@@ -150,8 +150,7 @@ fn responses(operation: &Operation) -> Value {
             }
             Content::Nothing => {}
         }
-        if matches!(status, 201 | 307) {
-            let about = if *status == 201 { "the new one" } else { "where it is" };
+        if let Some(about) = operation.location {
             let schema = json!({"type": "string", "format": "uri-reference"});
             answer["headers"] = json!({"Location": {"description": about, "schema": schema}});
         }

@@ -120,6 +120,8 @@ pub struct Operation {
     pub answers: Vec<(u16, Content)>,
     /// Statuses that are refusals, beside those that follow from the rest.
     pub refusals: Vec<u16>,
+    /// The answer's Location header, when it has one: what it says.
+    pub location: Option<&'static str>,
 }
 
 /// A route that cannot be mounted yet: nothing is said of it.
@@ -189,6 +191,7 @@ impl Undescribed {
             body: None,
             answers: vec![(status, content)],
             refusals: Vec::new(),
+            location: None,
         }
     }
 }
@@ -223,6 +226,12 @@ impl Operation {
     #[allow(dead_code, reason = "no operation of this release has two ways to be done yet")]
     pub fn or(mut self, status: u16, content: Content) -> Self {
         self.answers.push((status, content));
+        self
+    }
+
+    /// Its answer has a Location header.
+    pub fn location(mut self, about: &'static str) -> Self {
+        self.location = Some(about);
         self
     }
 
