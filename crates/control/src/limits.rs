@@ -230,6 +230,32 @@ mod tests {
         assert_eq!(limits.take(ann, Limit::Join, ms(10_000)), Ok(()), "0 lifts the limit");
     }
 
+    /// By default: a crawler of the list, a house full of viewers who look at
+    /// the list, and a crowd behind one address that joins when a show begins.
+    #[test]
+    fn the_defaults_stop_nobody_who_behaves() {
+        let mut limits = Limits::new(crate::Config::default().rate_rules(), 1_000);
+        let (crawler, house, crowd) = (at("192.0.2.1"), at("192.0.2.2"), at("192.0.2.3"));
+        for second in 0..600 {
+            for quarter in 0..4 {
+                let now = ms(1_000 * second + 250 * quarter);
+                assert!(limits.take(crawler, Limit::List, now).is_ok());
+            }
+            for _ in 0..40 {
+                assert!(limits.take(house, Limit::List, ms(1_000 * second)).is_ok());
+            }
+        }
+        for _ in 0..1_000 {
+            assert!(limits.take(crowd, Limit::Join, ms(0)).is_ok());
+            assert!(limits.take(crowd, Limit::Page, ms(0)).is_ok());
+        }
+        for second in 1..60 {
+            for _ in 0..50 {
+                assert!(limits.take(crowd, Limit::Join, ms(1_000 * second)).is_ok());
+            }
+        }
+    }
+
     #[test]
     fn a_subscriber_is_one_asker() {
         assert_eq!(at("2001:db8:1:2::1"), at("2001:db8:1:2:ffff::9"));

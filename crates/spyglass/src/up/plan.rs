@@ -19,13 +19,14 @@ use toml::{Table, Value};
 const MOST_EDGES: usize = 32;
 
 /// Keys of `up` that are control's.
-const POLICY: [&str; 6] = [
+const POLICY: [&str; 7] = [
     "operator_key",
     "push_viewers",
     "chunk_seconds",
     "resume_seconds",
     "publish_token_seconds",
     "watch_token_seconds",
+    "geo_mmdb",
 ];
 
 /// The settings of `up`: its own keys, flat, and one table for each service.
@@ -45,6 +46,7 @@ pub struct Settings<C = Table, O = Table, E = Table> {
     resume_seconds: Option<Value>,
     publish_token_seconds: Option<Value>,
     watch_token_seconds: Option<Value>,
+    geo_mmdb: Option<Value>,
     ignore_notices: Option<bool>,
     /// How logs look.
     pub log_format: Option<log::Format>,
@@ -239,6 +241,8 @@ fn only(table: &Table, keys: &[&str]) -> Table {
 
 #[cfg(test)]
 mod tests {
+    use clap::Args as _;
+
     use super::*;
 
     fn table(text: &str) -> Table {
@@ -278,6 +282,13 @@ mod tests {
         assert_eq!(text(&world.edge(0, ""), "http"), "0.0.0.0:8281");
         let error = plan("", "listen = 'localhost'").unwrap_err();
         assert_eq!(error.to_string(), "--listen localhost");
+    }
+
+    #[test]
+    fn every_flag_of_control_that_up_has_is_a_key_of_up() {
+        let command = crate::args::Policy::augment_args(clap::Command::new("up"));
+        let flags: Vec<&str> = command.get_arguments().map(|flag| flag.get_id().as_str()).collect();
+        assert_eq!(flags, POLICY);
     }
 
     #[test]
