@@ -26,7 +26,7 @@ use crate::audience::Lease;
 use crate::broadcasts::CreateError;
 use crate::fleet::{Load, Registration, Role, SILENCE};
 use crate::panel::{Panel, expect};
-use crate::record::{EndedBy, Memo, Phase, Record, Report as Said};
+use crate::record::{Memo, Phase, Record, Report as Said};
 use crate::store;
 
 /// Time for the first report.
@@ -154,10 +154,14 @@ impl Session {
         records: Vec<control::BroadcastRecord>,
         registered: crate::fleet::Registered,
     ) {
+        if self.panel.store().is_away() {
+            // Its broadcasts are compared when the store is back.
+            return self.panel.unwritten().node(&self.node);
+        }
         if registered.changed
             && let Err(error) = self.panel.keep_node(&self.node, None).await
         {
-            self.panel.store_failed("a node cannot be kept", &error);
+            warn!(node = %self.node, %error, "a node cannot be kept");
         }
         if role != Role::Origin {
             return;
@@ -173,7 +177,7 @@ impl Session {
                 let now = now_utc();
                 let forget = |record: &mut Record| record.on_origin_forgot(now);
                 if let Err(error) = self.panel.broadcasts.change(record.id, forget).await {
-                    self.panel.store_failed("a broadcast cannot be written", &error);
+                    warn!(broadcast = %record.id, %error, "a broadcast cannot be written");
                 }
             }
         }
@@ -187,7 +191,7 @@ impl Session {
         if self.panel.find(id).await.is_none() {
             self.rebuild(id, &found).await;
         }
-        self.on_event(id, said).await;
+        self.panel.on_report(&self.node, id, said).await;
     }
 
     /// A broadcast that control does not know (any more).
@@ -219,37 +223,6 @@ impl Session {
                 self.panel.find(id).await;
             }
             Err(error) => warn!(broadcast = %id, %error, "a broadcast cannot be taken back"),
-        }
-    }
-
-    /// Follows the origin, unless the broadcast is another's or over.
-    async fn on_event(&self, id: BroadcastId, said: Said) {
-        let held = self.panel.find(id).await;
-        let Some(held) = held.filter(|held| held.origin == self.node) else {
-            debug!(broadcast = %id, node = %self.node, "event of a broadcast that is not there");
-            return;
-        };
-        let now = now_utc();
-        let changed = self.panel.broadcasts.change(id, |record| record.on_report(said, now)).await;
-        match changed {
-            Ok(Some((record, true))) => {
-                if record.phase != held.phase {
-                    info!(broadcast = %id, state = record.phase.as_str(), "broadcast");
-                }
-                if record.is_ended() {
-                    self.panel.seats.end(id);
-                }
-            }
-            Ok(Some((record, false))) => {
-                // Ended by request while the origin was away.
-                let goes_on = said.phase != Phase::Ended;
-                if goes_on && record.ended_by == Some(EndedBy::Request) {
-                    let end = control::End { broadcast: id.to_string() };
-                    self.panel.links.send(&self.node, update::Update::End(end));
-                }
-            }
-            Ok(None) => {}
-            Err(error) => self.panel.store_failed("a broadcast cannot be written", &error),
         }
     }
 
@@ -292,7 +265,7 @@ impl Session {
                 let unknown = Invalid { field: "phase", reason: "not one of this release" };
                 let phase = phase(event.phase()).ok_or(unknown)?;
                 let at = UtcTime::from_millis(event.at_ms);
-                self.on_event(id, Said { phase, at, epoch: event.epoch }).await;
+                panel.on_report(node, id, Said { phase, at, epoch: event.epoch }).await;
                 Ok(())
             }
             Kind::Leases(delta) => {

@@ -17,6 +17,7 @@
 pub mod admission;
 mod attach;
 pub mod audience;
+mod away;
 pub mod broadcasts;
 mod config;
 pub mod fleet;
@@ -33,6 +34,7 @@ mod panel;
 pub mod peers;
 pub mod placement;
 pub mod record;
+mod recover;
 mod revocations;
 pub mod seats;
 mod upkeep;
@@ -192,6 +194,7 @@ impl Control {
         let lists = tokio::spawn(upkeep::tell_nodes(Arc::clone(&panel), shutdown.clone()));
         let followed = follow::run(Arc::clone(&panel), self.changes, shutdown.clone());
         let followed = tokio::spawn(followed);
+        let recovery = tokio::spawn(recover::run(Arc::clone(&panel), shutdown.clone()));
         let own_admin = self.separate_admin.is_none();
         let with_metrics = own_admin && is_loopback(&self.http);
         if let Some(listener) = self.separate_admin {
@@ -217,7 +220,7 @@ impl Control {
             () = stopped => Ok(()),
         };
         shutdown.trigger();
-        for task in [upkeep, lists, followed] {
+        for task in [upkeep, lists, followed, recovery] {
             if let Err(error) = task.await {
                 warn!(%error, "a task of control failed");
             }

@@ -58,6 +58,11 @@ impl Links {
         }
     }
 
+    /// A node's stream is over, whichever it is.
+    pub fn close_node(&self, node: &NodeId) {
+        self.0.lock().remove(node);
+    }
+
     /// Every stream is over.
     pub fn close_all(&self) {
         self.0.lock().clear();

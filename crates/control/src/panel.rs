@@ -5,6 +5,7 @@
 //! seats and is ended at its origin, a kick is stored and told to every node.
 
 mod nodes;
+mod reports;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use spyglass_token::WatchGrant;
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
+use crate::away::{Unwritten, Watched};
 use crate::broadcasts::Broadcasts;
 use crate::config::Config;
 use crate::fleet::{Fleet, Registration, Role, SeatChange, State};
@@ -29,7 +31,7 @@ use crate::links::Links;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
 use crate::placement::{Placed, rank};
-use crate::record::{EndedBy, Record};
+use crate::record::Record;
 use crate::revocations::{self, Revocations};
 use crate::seats::Seats;
 use crate::store::{self, Store};
@@ -91,7 +93,8 @@ pub struct Panel {
     pub instance: String,
     peers: Mutex<Peers>,
     operator: [u8; 32],
-    store: Arc<dyn Store>,
+    store: Arc<Watched>,
+    unwritten: Mutex<Unwritten>,
     /// Signing and verifying.
     pub keys: Keys,
     /// Registered users.
@@ -129,6 +132,8 @@ impl Panel {
         admin: Admin,
     ) -> Result<Self, store::Error> {
         let now = now_utc();
+        let watched = Arc::new(Watched::new(store));
+        let store = Arc::clone(&watched) as Arc<dyn Store>;
         let metrics = Metrics::register(&mut admin.registry());
         let mut fleet = Fleet::new(config.max_nodes, config.max_viewers);
         nodes::restore(&*store, &mut fleet).await?;
@@ -155,7 +160,8 @@ impl Panel {
             settling: Mutex::new(false),
             config,
             public_http,
-            store,
+            store: watched,
+            unwritten: Mutex::default(),
             metrics,
             admin,
         })
@@ -169,6 +175,16 @@ impl Panel {
     /// The other controls; held for a few lines, never across an await.
     pub fn peers(&self) -> MutexGuard<'_, Peers> {
         self.peers.lock()
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Watched {
+        &self.store
+    }
+
+    /// What waits for the store; held for a few lines, never across an await.
+    pub fn unwritten(&self) -> MutexGuard<'_, Unwritten> {
+        self.unwritten.lock()
     }
 
     /// What nodes are told of the controls.
@@ -262,35 +278,24 @@ impl Panel {
         }
     }
 
-    /// Ends a broadcast; what stands now, or `None` when there is none.
-    pub async fn end(
-        &self,
-        id: BroadcastId,
-        by: EndedBy,
-    ) -> Result<Option<Arc<Record>>, store::Error> {
-        let now = now_utc();
-        let ended = self.broadcasts.change(id, |record| record.on_end(by, now)).await?;
-        let Some((record, changed)) = ended else { return Ok(None) };
-        if changed {
-            info!(broadcast = %id, ?by, "broadcast ended");
-            self.seats.end(id);
-            let end = control::End { broadcast: id.to_string() };
-            self.links.send(&record.origin, Update::End(end));
-        }
-        Ok(Some(record))
-    }
-
-    /// Refuses a viewer's tokens from now on and cuts it, wherever it is.
+    /// Refuses a viewer's tokens from now on and cuts it, wherever it is. While
+    /// the store is away that is kept here until it is back.
     pub async fn kick(
         &self,
         broadcast: BroadcastId,
         viewer: ViewerId,
-    ) -> Result<(), revocations::Error> {
+    ) -> Result<(), revocations::Full> {
         let life = Duration::from_secs(self.config.watch_token_seconds.into());
-        let revocation = self.revocations.add(broadcast, viewer, now_utc() + life).await?;
+        let revocation = self.revocations.refuse(broadcast, viewer, now_utc() + life)?;
+        // Nobody waits for the store here: it may be slow.
         self.links.send_all(&Update::Revocation(revocation));
         self.seats.leave(broadcast, viewer).await;
         info!(%broadcast, %viewer, "viewer kicked");
+        if !self.store.is_away()
+            && let Err(error) = self.revocations.write_all().await
+        {
+            warn!(%error, "a kick is not kept yet");
+        }
         Ok(())
     }
 
@@ -320,13 +325,6 @@ impl Panel {
             draining: node.state == State::Draining,
         });
         control::Nodes { nodes: nodes.collect() }
-    }
-
-    /// Logs a failure of the store where nobody can be told, and says so at
-    /// `/readyz`.
-    pub fn store_failed(&self, what: &str, error: &store::Error) {
-        warn!(%error, "{what}");
-        self.admin.ready().set("store", false);
     }
 }
 

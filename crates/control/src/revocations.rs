@@ -15,16 +15,10 @@ use crate::store::{self, Change, Store, list_all};
 
 const PREFIX: &str = "revocations/";
 
-/// Why a viewer was not revoked.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// There are as many as control keeps.
-    #[error("too many viewers are revoked at once")]
-    Full,
-    /// The store failed.
-    #[error(transparent)]
-    Store(#[from] store::Error),
-}
+/// There are as many as control keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("too many viewers are revoked at once")]
+pub struct Full;
 
 /// See the module.
 pub struct Revocations {
@@ -32,6 +26,8 @@ pub struct Revocations {
     limit: usize,
     /// Until when each matters; the lock is held for a few lines.
     held: Mutex<HashMap<(BroadcastId, ViewerId), UtcTime>>,
+    /// Those of them that the store does not have yet: it may be away.
+    unwritten: Mutex<HashMap<(BroadcastId, ViewerId), UtcTime>>,
 }
 
 fn key((broadcast, viewer): (BroadcastId, ViewerId)) -> String {
@@ -49,31 +45,41 @@ impl Revocations {
     pub async fn load(store: Arc<dyn Store>, limit: usize) -> Result<Self, store::Error> {
         let items = list_all(&*store, PREFIX).await?;
         let held = items.iter().filter_map(|item| parse(&item.key, &item.entry.value)).collect();
-        Ok(Self { store, limit, held: Mutex::new(held) })
+        Ok(Self { store, limit, held: Mutex::new(held), unwritten: Mutex::default() })
     }
 
-    /// Refuses a viewer's tokens until `expires`.
-    pub async fn add(
+    /// Refuses a viewer's tokens until `expires`, from now on; [`Self::write`]
+    /// keeps it.
+    pub fn refuse(
         &self,
         broadcast: BroadcastId,
         viewer: ViewerId,
         expires: UtcTime,
-    ) -> Result<Revocation, Error> {
+    ) -> Result<Revocation, Full> {
         let name = (broadcast, viewer);
-        {
-            let held = self.held.lock();
-            if held.len() >= self.limit && !held.contains_key(&name) {
-                return Err(Error::Full);
+        let mut held = self.held.lock();
+        if held.len() >= self.limit && !held.contains_key(&name) {
+            return Err(Full);
+        }
+        // Revoked before: the same tokens, so the first deadline holds too.
+        let expires = *held.entry(name).or_insert(expires);
+        self.unwritten.lock().insert(name, expires);
+        Ok(update(name, expires))
+    }
+
+    /// Writes those that are not written yet.
+    pub async fn write_all(&self) -> Result<(), store::Error> {
+        loop {
+            let next = self.unwritten.lock().iter().next().map(|(name, at)| (*name, *at));
+            let Some((name, expires)) = next else { return Ok(()) };
+            let value = Bytes::from(expires.millis().to_string());
+            match self.store.create(&key(name), value).await {
+                Ok(_) | Err(store::Error::Exists) => {
+                    self.unwritten.lock().remove(&name);
+                }
+                Err(error) => return Err(error),
             }
         }
-        let value = Bytes::from(expires.millis().to_string());
-        match self.store.create(&key(name), value).await {
-            // Revoked before: the same tokens, so the first deadline holds too.
-            Ok(_) | Err(store::Error::Exists) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let expires = *self.held.lock().entry(name).or_insert(expires);
-        Ok(update(name, expires))
     }
 
     /// Something was written to the store: what nodes must be told, when this
@@ -114,6 +120,7 @@ impl Revocations {
         let over = {
             let mut held = self.held.lock();
             let over: Vec<_> = held.extract_if(|_, expires| *expires <= now).collect();
+            self.unwritten.lock().retain(|_, expires| *expires > now);
             over
         };
         for (name, _) in over {
@@ -147,11 +154,11 @@ mod tests {
         let viewer = |number: u8| ViewerId::from_random([number; 16]);
         let at = UtcTime::from_millis;
         let revocations = open().await;
-        revocations.add(broadcast, viewer(1), at(1_000)).await.unwrap();
-        revocations.add(broadcast, viewer(1), at(1_000)).await.unwrap();
-        revocations.add(broadcast, viewer(2), at(2_000)).await.unwrap();
-        let third = revocations.add(broadcast, viewer(3), at(2_000)).await;
-        assert!(matches!(third, Err(Error::Full)));
+        for (number, expires) in [(1, 1_000), (1, 1_000), (2, 2_000)] {
+            revocations.refuse(broadcast, viewer(number), at(expires)).unwrap();
+        }
+        assert_eq!(revocations.refuse(broadcast, viewer(3), at(2_000)), Err(Full));
+        revocations.write_all().await.unwrap();
         drop(revocations);
         let revocations = open().await;
         assert!(revocations.contains(broadcast, viewer(1)));

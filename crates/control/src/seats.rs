@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use spyglass_daemon::now_utc;
 use spyglass_media::{BroadcastId, UtcTime, ViewerId};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tracing::warn;
 
 use crate::admission::{self, Limits, Seat};
@@ -194,8 +195,11 @@ struct Held {
 impl Desk {
     async fn run(mut self, mut waiting: mpsc::Receiver<Command>) {
         let mut batch: Vec<Command> = Vec::new();
+        // The store failed: until when it is not tried again, and why.
+        let mut away: Option<(Instant, store::Error)> = None;
         loop {
-            let wait = self.wait(!batch.is_empty());
+            let again = away.as_ref().map(|(until, _)| until.duration_since(Instant::now()));
+            let wait = again.or_else(|| self.wait());
             tokio::select! {
                 count = waiting.recv_many(&mut batch, BATCH) => {
                     if count == 0 {
@@ -204,10 +208,19 @@ impl Desk {
                 }
                 () = async { tokio::time::sleep(wait.unwrap_or_default()).await }, if wait.is_some() => {}
             }
+            if let Some((until, error)) = &away
+                && Instant::now() < *until
+            {
+                // Who joins now does not wait for what has just failed.
+                refuse_joins(&mut batch, error);
+                continue;
+            }
+            away = None;
             if let Err(error) = self.serve(&mut batch).await {
                 warn!(key = self.key, %error, "seats cannot be written; trying again");
                 self.held = None;
                 refuse_joins(&mut batch, &error);
+                away = Some((Instant::now() + RETRY, error));
             }
         }
         if self.ended.load(Ordering::Relaxed)
@@ -217,10 +230,7 @@ impl Desk {
         }
     }
 
-    fn wait(&self, retry: bool) -> Option<Duration> {
-        if retry {
-            return Some(RETRY);
-        }
+    fn wait(&self) -> Option<Duration> {
         let next = self.held.as_ref()?.seats.next_deadline()?;
         Some(next.since(now_utc()))
     }

@@ -87,7 +87,7 @@ async fn end_overdue(panel: &Panel) {
     for record in overdue {
         info!(broadcast = %record.id, origin = %record.origin, "broadcast given up");
         if let Err(error) = panel.end(record.id, EndedBy::Control).await {
-            panel.store_failed("a broadcast cannot be ended", &error);
+            warn!(%error, "a broadcast cannot be ended");
         }
     }
 }

@@ -67,7 +67,12 @@ impl Problem {
 impl From<store::Error> for Problem {
     fn from(error: store::Error) -> Self {
         tracing::warn!(%error, "a request failed at the store");
-        Self::unavailable("control cannot reach its store; try again")
+        Self::unavailable(match error {
+            store::Error::Unavailable(_) => {
+                "control's store is away, so nothing new can be kept; what is live goes on: try again"
+            }
+            _ => "others changed the same at the same time: try again",
+        })
     }
 }
 

@@ -16,6 +16,7 @@ use super::client::Client;
 use super::fields::Fields;
 use super::operation::{Content, Operation, Who, delete, get, post};
 use super::problem::Problem;
+use crate::away;
 use crate::fleet::Role;
 use crate::panel::{Caller, Panel};
 use crate::placement::Placed;
@@ -79,7 +80,12 @@ pub async fn join(
         return Err(Problem::unavailable(detail));
     }
     let viewer = ViewerId::from_random(random());
-    let seat = panel.seats.join(record.id, viewer).await?;
+    let seat = match panel.seats.join(record.id, viewer).await {
+        Ok(seat) => seat,
+        // Nobody can tell which seats are free; HLS has room for everybody.
+        Err(error) if away::is_away(&error) => None,
+        Err(error) => return Err(error.into()),
+    };
     let number = seat.map(|seat| seat.number);
     let push = number.is_some_and(|number| number <= panel.config.push_viewers);
     let comment = number.is_some_and(|number| number <= panel.config.commenters);
@@ -188,11 +194,9 @@ pub async fn kick(
     viewer: Viewer,
 ) -> Result<Json<Value>, Problem> {
     let record = broadcast.owned_by(&caller, &panel)?;
-    panel.kick(record.id, viewer.0).await.map_err(|error| match error {
-        revocations::Error::Full => Problem::unavailable(
-            "too many viewers are kicked at once; raise max_revocations of control",
-        ),
-        revocations::Error::Store(error) => error.into(),
+    panel.kick(record.id, viewer.0).await.map_err(|revocations::Full| {
+        let detail = "too many viewers are kicked at once; raise max_revocations of control";
+        Problem::unavailable(detail)
     })?;
     Ok(Json(json!({ "viewer": viewer.0, "kicked": true })))
 }

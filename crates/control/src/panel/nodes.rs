@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use spyglass_api::control::{self, update::Update};
 use spyglass_media::NodeId;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::Panel;
 use crate::fleet::{Fleet, Registration};
@@ -85,7 +85,7 @@ impl Panel {
                 let Some(id) = id else { return };
                 let gone = self.fleet().on_dropped(&id);
                 if !gone && let Err(error) = self.keep_node(&id, None).await {
-                    self.store_failed("a node cannot be kept", &error);
+                    warn!(%error, "a node cannot be kept");
                 }
             }
         }

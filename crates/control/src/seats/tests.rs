@@ -174,7 +174,10 @@ async fn a_store_that_fails_refuses_joins_and_forgets_nothing_else() {
     seats.leave(id(), viewer(1)).await;
     assert!(matches!(seats.join(id(), viewer(2)).await, Err(store::Error::Unavailable(_))));
     store.broken.store(false, Ordering::Relaxed);
-    // Either the next attempt or this join carries the leave along.
+    // For a moment nobody waits in vain; then the next attempt, or a join,
+    // carries the leave along.
+    assert!(seats.join(id(), viewer(2)).await.is_err());
+    tokio::time::sleep(RETRY).await;
     let second = seats.join(id(), viewer(2)).await.unwrap().unwrap();
     assert!(second.generation > first.generation);
 }

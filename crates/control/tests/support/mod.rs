@@ -117,18 +117,20 @@ impl World {
 
     /// Two controls over one store, with nothing else in common.
     pub async fn two(change: impl Fn(&mut Config)) -> (Self, Self) {
-        let store = tempfile::tempdir().unwrap();
-        let engine = Embedded::open(&store.path().join("control.redb")).unwrap();
-        let engine: Arc<dyn Store> = Arc::new(engine);
+        let dir = tempfile::tempdir().unwrap();
+        let engine: Arc<dyn Store> = Arc::new(embedded(&dir));
+        let one = Self::over(Arc::clone(&engine), tempfile::tempdir().unwrap(), &change).await;
+        (one, Self::over(engine, dir, &change).await)
+    }
+
+    /// A control over this store.
+    pub async fn over(engine: Arc<dyn Store>, dir: TempDir, change: impl Fn(&mut Config)) -> Self {
+        let mut config = config(&dir.path().join("control"));
+        change(&mut config);
+        let control = Control::load_with(config, engine).await.unwrap();
         let client = Pool::builder(TokioExecutor::new()).build(HttpConnector::new());
-        let one = async |dir: TempDir| {
-            let mut config = config(&dir.path().join("control"));
-            change(&mut config);
-            let control = Control::load_with(config, Arc::clone(&engine)).await.unwrap();
-            let (at, shutdown, running) = serve(control);
-            Self { at, client: client.clone(), dir, shutdown, running }
-        };
-        (one(tempfile::tempdir().unwrap()).await, one(store).await)
+        let (at, shutdown, running) = serve(control);
+        Self { at, client, dir, shutdown, running }
     }
 
     /// Ends at once, as far as anybody outside can tell.
@@ -237,6 +239,10 @@ impl World {
         })
         .await;
     }
+}
+
+pub fn embedded(dir: &TempDir) -> Embedded {
+    Embedded::open(&dir.path().join("control.redb")).unwrap()
 }
 
 async fn run(config: Config) -> (Addresses, Shutdown, JoinHandle<()>) {

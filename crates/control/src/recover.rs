@@ -1,0 +1,79 @@
+//! The store goes away and comes back.
+//!
+//! While it is away, `/readyz` says so and one small write a second asks for
+//! it. When it is back, what waited is written, so that everything is right
+//! again within seconds.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use spyglass_daemon::Shutdown;
+use tracing::{info, warn};
+
+use crate::away::Untold;
+use crate::fleet::State;
+use crate::panel::Panel;
+use crate::store::{self, Store as _};
+
+/// Between two questions whether the store is back.
+const ASK: Duration = Duration::from_secs(1);
+
+/// Looks after the store until `shutdown`.
+pub async fn run(panel: Arc<Panel>, shutdown: Shutdown) {
+    let mut away = panel.store().away();
+    loop {
+        let reason = tokio::select! {
+            away = away.wait_for(Option::is_some) => away.ok().and_then(|away| away.clone()),
+            () = shutdown.requested() => return,
+        };
+        let reason = reason.unwrap_or_default();
+        warn!(reason, "the store is away: live broadcasts go on, nothing new can be kept");
+        panel.admin.ready().set("store", false);
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(ASK) => {}
+                () = shutdown.requested() => return,
+            }
+            // The answer is noted where it passes.
+            let _ = ask(&panel).await;
+            if panel.store().is_away() {
+                continue;
+            }
+            match recover(&panel).await {
+                Ok(()) => break,
+                Err(error) => warn!(%error, "not all that waited is written; trying again"),
+            }
+        }
+        info!("the store is back, and what waited is written");
+        panel.admin.ready().set("store", true);
+    }
+}
+
+/// A write that changes nothing.
+async fn ask(panel: &Panel) -> Result<(), store::Error> {
+    let key = format!("meta/asked-by-{}", panel.instance);
+    panel.store().create(&key, Bytes::new()).await?;
+    panel.store().delete(&key, None).await
+}
+
+/// Writes what waited. What fails waits again.
+async fn recover(panel: &Panel) -> Result<(), store::Error> {
+    panel.revocations.write_all().await?;
+    let (broadcasts, nodes) = panel.unwritten().take();
+    for (id, untold) in broadcasts {
+        match untold {
+            Untold::Report(node, said) => panel.on_report(&node, id, said).await,
+            Untold::End(by, at) => drop(panel.end_at(id, by, at).await),
+        }
+    }
+    for node in nodes {
+        // It comes back at once and tells everything anew.
+        panel.links.close_node(&node);
+    }
+    let up: Vec<_> = panel.fleet().nodes().filter(|node| node.state != State::Lost).collect();
+    for node in up {
+        panel.keep_node(&node.id, None).await?;
+    }
+    Ok(())
+}

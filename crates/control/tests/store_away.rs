@@ -1,0 +1,154 @@
+//! The store goes away and comes back: what is live goes on, what can be known
+//! is said, and everything is right again soon.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use spyglass_api::control::{Phase, Role};
+use spyglass_control::store::embedded::Embedded;
+use spyglass_control::store::{Answer, Entry, Error, Item, Revision, Store, Watch};
+use spyglass_daemon::attach::Command;
+use support::{OPERATOR, World, embedded, eventually, text};
+
+/// An engine whose writes can be made to fail, as those of a replicated one do
+/// while it is away; reads are answered from memory.
+struct Flaky {
+    engine: Embedded,
+    away: AtomicBool,
+}
+
+impl Flaky {
+    fn check(&self) -> Result<(), Error> {
+        match self.away.load(Ordering::SeqCst) {
+            true => Err(Error::Unavailable("the test has taken it away".to_owned())),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Store for Flaky {
+    fn get<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Entry>> {
+        self.engine.get(key)
+    }
+
+    fn create<'a>(&'a self, key: &'a str, value: Bytes) -> Answer<'a, Revision> {
+        Box::pin(async move {
+            self.check()?;
+            self.engine.create(key, value).await
+        })
+    }
+
+    fn update<'a>(
+        &'a self,
+        key: &'a str,
+        value: Bytes,
+        revision: Revision,
+    ) -> Answer<'a, Revision> {
+        Box::pin(async move {
+            self.check()?;
+            self.engine.update(key, value, revision).await
+        })
+    }
+
+    fn delete<'a>(&'a self, key: &'a str, revision: Option<Revision>) -> Answer<'a, ()> {
+        Box::pin(async move {
+            self.check()?;
+            self.engine.delete(key, revision).await
+        })
+    }
+
+    fn list<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> Answer<'a, Vec<Item>> {
+        self.engine.list(prefix, after, limit)
+    }
+
+    fn watch(&self, prefix: &str) -> Watch {
+        self.engine.watch(prefix)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_live_goes_on_and_soon_all_is_right_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(Flaky { engine: embedded(&dir), away: AtomicBool::new(false) });
+    let world = World::over(Arc::clone(&store) as Arc<dyn Store>, dir, |_| {}).await;
+    let mut origin = world.node("origin-1", Role::Origin, None).await;
+    let edge = world.node("edge-1", Role::Edge, None).await;
+    let mut made = Vec::new();
+    for title in ["goes on", "ends by itself", "is ended"] {
+        let id = text(&world.create(OPERATOR, json!({ "title": title })).await["id"]);
+        assert!(matches!(origin.command().await, Command::Expect(_)));
+        origin.event(&id, Phase::Live, 1, Default::default());
+        world.wait_for(&id, "/state", &json!("live")).await;
+        made.push(id);
+    }
+    let seated = world.join(&made[0], json!({})).await;
+    assert_eq!(seated["seat"], 1);
+
+    store.away.store(true, Ordering::SeqCst);
+    // A place without a seat, and a player of it.
+    let unseated = world.join(&made[0], json!({})).await;
+    assert_eq!((&unseated["tier"], &unseated["seat"]), (&json!("hls"), &Value::Null));
+    assert!(unseated["urls"]["hls"].is_string());
+    eventually("control says why it is not ready", || async {
+        let ready = world.anyone("GET", "/readyz", Value::Null).await;
+        (ready.status == 503).then(|| assert_eq!(ready.body, "store\n"))
+    })
+    .await;
+    // What cannot be kept is refused, and when to try again.
+    for (path, body) in
+        [("/v1/broadcasts", json!({"title": "new"})), ("/v1/users", json!({"name": "Ann"}))]
+    {
+        let refused = world.operator("POST", path, body).await;
+        assert_eq!(refused.header("retry-after"), "2");
+        assert!(refused.problem(503).contains("store is away"));
+    }
+    // What is known is said.
+    assert_eq!(world.show(&made[0]).await["state"], "live");
+    world.wait_for_node("edge-1", "up").await;
+    // Kicks and ends are done at once.
+    let viewer = text(&seated["viewer"]);
+    let kick = format!("/v1/broadcasts/{}/viewers/{viewer}/kick", made[0]);
+    world.operator("POST", &kick, Value::Null).await.expect(200);
+    let revoked = (made[0].parse().unwrap(), viewer.parse().unwrap());
+    for node in [&origin, &edge] {
+        let knows = || async { node.link.revoked(revoked.0, revoked.1).then_some(()) };
+        eventually("the node refuses the viewer", knows).await;
+    }
+    let end = format!("/v1/broadcasts/{}/end", made[2]);
+    let ended = world.operator("POST", &end, Value::Null).await;
+    assert_eq!(ended.expect(200).json()["state"], "ended");
+    assert_eq!(origin.command().await, Command::End(made[2].parse().unwrap()));
+    origin.event(&made[2], Phase::Ended, 1, Default::default());
+    origin.event(&made[1], Phase::Ended, 1, Default::default());
+    // Enough for both reports to be there: a later one of the same node is.
+    let late = world.node("edge-2", Role::Edge, None).await;
+
+    let back = Instant::now();
+    store.away.store(false, Ordering::SeqCst);
+    world.wait_for(&made[1], "/state", &json!("ended")).await;
+    world.wait_for(&made[2], "/state", &json!("ended")).await;
+    eventually("control is ready", || async {
+        (world.anyone("GET", "/readyz", Value::Null).await.status == 200).then_some(())
+    })
+    .await;
+    eventually("who joins has a seat", || async {
+        world.join(&made[0], json!({})).await["seat"].is_number().then_some(())
+    })
+    .await;
+    world.operator("POST", "/v1/broadcasts", json!({"title": "new"})).await.expect(201);
+    assert!(back.elapsed() < Duration::from_secs(10), "{:?}", back.elapsed());
+    let key = format!("revocations/{}/{viewer}", made[0]);
+    assert!(store.get(&key).await.unwrap().is_some(), "the kick is kept");
+    assert!(store.get("nodes/edge-2").await.unwrap().is_some(), "and the node that came");
+    drop(late);
+}
