@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use spyglass_daemon::now_utc;
+use spyglass_daemon::{Backoff, now_utc, random};
 use spyglass_media::{BroadcastId, UtcTime, ViewerId};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -37,8 +37,12 @@ const KEPT: usize = 4_096;
 /// When that attempt is made.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Attempts against other controls before giving up for now.
-const ATTEMPTS: usize = 16;
+/// How long a write is tried against other controls, who each get through when
+/// this one does not.
+const CONTEST: Duration = Duration::from_secs(3);
+
+/// The longest pause between two of these attempts.
+const PAUSE: Duration = Duration::from_millis(16);
 
 type Answer<T> = oneshot::Sender<Result<T, store::Error>>;
 
@@ -237,7 +241,9 @@ impl Desk {
 
     /// Applies the batch, writes, answers. On an error the batch is untouched.
     async fn serve(&mut self, batch: &mut Vec<Command>) -> Result<(), store::Error> {
-        for _ in 0..ATTEMPTS {
+        let until = Instant::now() + CONTEST;
+        let mut pause = Backoff::new(PAUSE / 16, PAUSE);
+        while Instant::now() < until {
             let held = self.read().await?;
             let mut seats = held.seats.clone();
             let (given, changed) = apply(&mut seats, batch, self.limits, now_utc());
@@ -247,6 +253,8 @@ impl Desk {
                     // Another control was faster: look again.
                     Err(store::Error::Conflict | store::Error::Exists) => {
                         self.held = None;
+                        let pause = pause.next(u32::from_le_bytes(random()));
+                        tokio::time::sleep(pause).await;
                         continue;
                     }
                     Err(error) => return Err(error),
