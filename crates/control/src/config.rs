@@ -146,7 +146,7 @@ impl Default for Config {
             rate_list: Rate { per_second: 50.0, burst: 500 },
             rate_join: Rate { per_second: 50.0, burst: 2_000 },
             rate_create: Rate { per_second: 2.0, burst: 50 },
-            rate_login: Rate { per_second: 1.0, burst: 50 },
+            rate_login: Rate { per_second: 5.0, burst: 200 },
             rate_unknown_id: Rate { per_second: 5.0, burst: 200 },
             rate_page: Rate { per_second: 100.0, burst: 1_000 },
             rate_other: Rate { per_second: 100.0, burst: 1_000 },
