@@ -36,6 +36,10 @@ pub struct Config {
     /// What stands in watch URLs instead of the HTTP listener's address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub public_http: Option<String>,
+    /// What nodes find this control by, instead of the gRPC listener's address;
+    /// told by the other controls of the same store.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub public_grpc: Option<String>,
     /// Metrics and health on an address of their own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub admin: Option<SocketAddr>,
@@ -119,6 +123,7 @@ impl Default for Config {
             cluster_key: None,
             cluster_key_file: None,
             public_http: None,
+            public_grpc: None,
             admin: None,
             state: PathBuf::from("spyglass-data/control"),
             operator_key: None,

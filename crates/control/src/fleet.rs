@@ -160,6 +160,8 @@ struct Member {
     session: u64,
     heard: Instant,
     lost: bool,
+    /// Another control hears of it.
+    elsewhere: bool,
     draining: bool,
     load: Load,
     /// The load as placement sees it.
@@ -229,6 +231,7 @@ impl Fleet {
         draining: bool,
         now: Instant,
     ) -> bool {
+        self.open = [None, None];
         let Some(member) = self.members.get_mut(&id) else {
             self.restore(id, registration, draining, now);
             return false;
@@ -243,6 +246,7 @@ impl Fleet {
     pub fn on_dropped(&mut self, id: &NodeId) -> bool {
         let here = self.members.get(id).is_some_and(|member| !member.lost);
         if !here {
+            self.open = [None, None];
             self.members.remove(id);
         }
         !here
@@ -255,6 +259,7 @@ impl Fleet {
             session: 0,
             heard: now,
             lost: false,
+            elsewhere: false,
             draining: false,
             load: Load::default(),
             standing: Arc::default(),
@@ -421,8 +426,12 @@ impl Fleet {
             let ended = keys.into_iter().filter_map(|(broadcast, viewer)| {
                 self.audience.on_ended(&id, broadcast, viewer)?.seat_lease()
             });
-            let seats =
+            let mut seats: Vec<SeatChange> =
                 ended.map(|(broadcast, seat)| SeatChange::Unknown(broadcast, seat)).collect();
+            if self.members.get(&*id).is_some_and(|member| member.elsewhere) {
+                // Whoever hears of it sees to the seats.
+                seats.clear();
+            }
             Lost { id, seats }
         };
         silent.into_iter().map(lose).collect()
@@ -436,7 +445,8 @@ impl Fleet {
 
     /// Nodes lost for so long that nothing of them need be kept; they are gone.
     pub fn forget(&mut self, now: Instant) -> Vec<NodeId> {
-        let old = |member: &Member| member.lost && now >= member.heard + FORGET;
+        let old =
+            |member: &Member| member.lost && !member.elsewhere && now >= member.heard + FORGET;
         let gone: Vec<NodeId> = self
             .members
             .iter()
@@ -449,10 +459,25 @@ impl Fleet {
         gone
     }
 
-    /// How long a node has not been heard of; `None` while it is up. One that is
-    /// not even known has been away for ever.
+    /// Which nodes other controls hear of: those are well, whatever this control
+    /// hears itself. Returns those that nobody hears of any more.
+    pub fn on_peers(&mut self, hear: impl Fn(&NodeId) -> bool, now: Instant) -> Vec<NodeId> {
+        let mut silent = Vec::new();
+        for (id, member) in &mut self.members {
+            let before = std::mem::replace(&mut member.elsewhere, hear(id));
+            if before && !member.elsewhere && member.lost {
+                member.heard = now;
+                silent.push(id.clone());
+            }
+        }
+        silent
+    }
+
+    /// How long a node has not been heard of by any control; `None` while it is
+    /// up. One that is not even known has been away for ever.
     pub fn lost_for(&self, id: &NodeId, now: Instant) -> Option<Duration> {
         match self.members.get(id) {
+            Some(member) if member.elsewhere => None,
             Some(member) => member.lost.then(|| now.saturating_duration_since(member.heard)),
             None => Some(Duration::MAX),
         }
@@ -475,7 +500,9 @@ impl Fleet {
 
     /// What other nodes are told of: all but those lost for long.
     pub fn listed(&self, now: Instant) -> impl Iterator<Item = Node> {
-        let listed = move |member: &&Member| !member.lost || now < member.heard + SILENCE + LINGER;
+        let listed = move |member: &&Member| {
+            !member.lost || member.elsewhere || now < member.heard + SILENCE + LINGER
+        };
         self.members.values().filter(listed).map(shown)
     }
 

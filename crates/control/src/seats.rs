@@ -50,6 +50,7 @@ enum Command {
     Join(ViewerId, Answer<Option<Seat>>),
     Leave(ViewerId),
     Connection(SeatChange),
+    OriginSilent,
 }
 
 /// See the module.
@@ -122,6 +123,18 @@ impl Seats {
         let (SeatChange::Begun(id, _) | SeatChange::Ended(id, _) | SeatChange::Unknown(id, _)) =
             change;
         self.tell(id, Command::Connection(change)).await;
+    }
+
+    /// No control hears of the broadcast's origin any more: who is connected has
+    /// a reservation's time to show up again.
+    pub async fn on_origin_silent(&self, id: BroadcastId) {
+        self.tell(id, Command::OriginSilent).await;
+    }
+
+    /// Nothing of an ended broadcast need be kept.
+    pub async fn forget(&self, id: BroadcastId) -> Result<(), store::Error> {
+        self.end(id);
+        self.store.delete(&key(id), None).await
     }
 
     /// Some control wrote a record of seats.
@@ -338,6 +351,10 @@ fn apply(
                 seat.is_some()
             }
             Command::Leave(viewer) => seats.on_leave(*viewer),
+            Command::OriginSilent => {
+                seats.on_restart(now + limits.reservation);
+                true
+            }
             Command::Connection(SeatChange::Begun(_, lease)) => seats.on_lease(lease, limits),
             Command::Connection(SeatChange::Ended(_, lease)) => {
                 seats.on_lease_end(lease, limits.grace, now)

@@ -66,7 +66,18 @@ fn read_places(panel: &Arc<Panel>) {
 }
 
 async fn lose_silent_nodes(panel: &Panel) {
-    let lost = panel.fleet().on_deadline(Instant::now());
+    let now = Instant::now();
+    let silent = {
+        let peers = panel.peers();
+        panel.fleet().on_peers(|node| peers.hear(node), now)
+    };
+    for node in silent {
+        info!(%node, "no control hears of this node any more");
+        for record in panel.broadcasts.running_on(&node) {
+            panel.seats.on_origin_silent(record.id).await;
+        }
+    }
+    let lost = panel.fleet().on_deadline(now);
     for lost in lost {
         warn!(node = %lost.id, "node lost: it has said nothing for 5 s");
         panel.nodes_changed.notify_one();
@@ -124,7 +135,7 @@ async fn clean(panel: &Panel, now: UtcTime) -> Result<(), store::Error> {
         record.ended_at_ms.is_some_and(|ended| now.since(UtcTime::from_millis(ended)) > kept)
     });
     for record in forgotten {
-        panel.seats.end(record.id);
+        panel.seats.forget(record.id).await?;
         panel.broadcasts.remove(record.id).await?;
     }
     panel.revocations.expire(now).await?;

@@ -32,6 +32,10 @@ pub struct ControlArgs {
     #[arg(long, value_name = "URL", env = "SPYGLASS_PUBLIC_HTTP")]
     #[serde(skip_serializing_if = "Option::is_none")]
     public_http: Option<String>,
+    /// Where nodes find this control instead of the gRPC listener's address
+    #[arg(long, value_name = "URL", env = "SPYGLASS_PUBLIC_GRPC")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    public_grpc: Option<String>,
     /// Where state is kept by several controls, nats://…; absent: embedded
     #[arg(long, value_name = "URL", env = "SPYGLASS_STORE")]
     #[serde(skip_serializing_if = "Option::is_none")]

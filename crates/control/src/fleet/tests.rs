@@ -170,3 +170,41 @@ fn what_the_state_remembers_is_lost_until_heard_of() {
     assert_eq!(fleet.forget(now + FORGET).len(), 2);
     assert!(fleet.on_register(&id("b"), 3, registration(Role::Edge, 1), now + FORGET).is_ok());
 }
+
+#[test]
+fn a_node_that_another_control_hears_is_not_lost_to_anybody() {
+    let start = Instant::now();
+    let mut fleet = fleet(start);
+    fleet.on_leases(&id("o"), 1, vec![lease(1, 3)], &[]);
+    let origin = |node: &NodeId| *node == id("o");
+    assert!(fleet.on_peers(origin, start).is_empty());
+    let lost = fleet.on_deadline(start + SILENCE);
+    let (origins, edges): (Vec<_>, Vec<_>) = lost.into_iter().partition(|lost| *lost.id == id("o"));
+    assert_eq!((origins[0].seats.len(), edges.len()), (0, 1), "its seats are another's business");
+    let later = start + FORGET * 2;
+    assert_eq!(fleet.lost_for(&id("o"), later), None);
+    assert_eq!(fleet.listed(later).count(), 1);
+    assert_eq!(fleet.forget(later), [id("e")]);
+    // That control is gone too: from now on it is lost.
+    assert_eq!(fleet.on_peers(|_| false, later), [id("o")]);
+    assert!(fleet.on_peers(|_| false, later).is_empty());
+    assert_eq!(fleet.lost_for(&id("o"), later + SILENCE), Some(SILENCE));
+}
+
+#[test]
+fn what_another_control_writes_of_a_node_is_followed() {
+    let now = Instant::now();
+    let mut fleet = fleet(now);
+    assert_eq!(fleet.candidates(Role::Edge).len(), 1);
+    let other = Registration { http: "http://old".to_owned(), ..registration(Role::Edge, 6) };
+    assert!(fleet.on_stored(id("e"), other.clone(), true, now));
+    assert!(!fleet.on_stored(id("e"), other.clone(), true, now));
+    let edge = fleet.node(&id("e")).unwrap();
+    assert_eq!((edge.state, &*edge.registration.http), (State::Draining, "http://h"));
+    assert!(fleet.candidates(Role::Edge).is_empty());
+    assert!(!fleet.on_dropped(&id("e")), "it is here");
+    assert!(!fleet.on_stored(id("x"), other.clone(), false, now));
+    assert_eq!(fleet.node(&id("x")).unwrap().state, State::Lost);
+    assert!(fleet.on_dropped(&id("x")));
+    assert!(fleet.node(&id("x")).is_none());
+}
