@@ -111,6 +111,8 @@ pub struct Config {
     pub rate_other: Rate,
     /// Addresses and users whose rates are remembered.
     pub max_rates: usize,
+    /// Users that one user may follow.
+    pub max_following: u32,
 }
 
 impl Default for Config {
@@ -156,6 +158,7 @@ impl Default for Config {
             rate_page: Rate { per_second: 100.0, burst: 1_000 },
             rate_other: Rate { per_second: 100.0, burst: 1_000 },
             max_rates: 100_000,
+            max_following: 5_000,
         }
     }
 }

@@ -10,10 +10,12 @@ mod caller;
 mod client;
 mod fields;
 mod first_bytes;
+mod following;
 mod nodes;
 mod openapi;
 mod operation;
 mod pages;
+mod paging;
 mod problem;
 mod schemas;
 mod serve;
@@ -52,6 +54,7 @@ type Shared = State<Arc<Panel>>;
 fn operations(with_metrics: bool) -> Vec<Operation> {
     let groups = [
         users::operations(),
+        following::operations(),
         broadcasts::operations(),
         viewers::operations(),
         nodes::operations(),

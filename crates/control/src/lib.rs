@@ -22,6 +22,7 @@ pub mod broadcasts;
 mod config;
 pub mod fleet;
 mod follow;
+mod follows;
 pub mod forwarded;
 pub mod geo;
 mod http;

@@ -24,6 +24,7 @@ use crate::away::{Unwritten, Watched};
 use crate::broadcasts::Broadcasts;
 use crate::config::Config;
 use crate::fleet::{Fleet, Registration, Role, SeatChange, State};
+use crate::follows::Follows;
 use crate::geo::Geo;
 use crate::keys::Keys;
 use crate::limits::{Asker, Limit, Limits};
@@ -99,6 +100,8 @@ pub struct Panel {
     pub keys: Keys,
     /// Registered users.
     pub users: Users,
+    /// Whom they follow.
+    pub follows: Follows,
     /// All broadcasts.
     pub broadcasts: Broadcasts,
     /// Their seats.
@@ -143,6 +146,7 @@ impl Panel {
             operator: hash(operator_key.expose()),
             keys: Keys::load(Arc::clone(&store), now).await?,
             users: Users::new(Arc::clone(&store)),
+            follows: Follows::new(Arc::clone(&store), config.max_following),
             broadcasts: Broadcasts::load(
                 Arc::clone(&store),
                 config.max_broadcasts,

@@ -248,7 +248,34 @@ async fn people(asked: &mut Asked) -> ((String, String), (String, String)) {
     asked.ask("createUser", new("", 401)).await;
     asked.ask("createUser", new(&user.1, 403)).await;
     asked.fields("createUser", new(OPERATOR, 400)).await;
+    follows(asked, &user, &other).await;
     (user, other)
+}
+
+async fn follows(asked: &mut Asked, user: &(String, String), other: &(String, String)) {
+    let of = |id: &str, tail: &str| format!("/v1/users/{id}{tail}");
+    let null = || Value::Null;
+    asked.ask("listUsers", call("/v1/users?limit=1", OPERATOR, null(), 200)).await;
+    asked.ask("listUsers", call("/v1/users?limit=0", OPERATOR, null(), 400)).await;
+    asked.ask("listUsers", call("/v1/users", &user.1, null(), 403)).await;
+    asked.ask("getUser", call(of(&user.0, ""), &user.1, null(), 200)).await;
+    asked.ask("getUser", call(of(&user.0, ""), &other.1, null(), 403)).await;
+    let path = of(&user.0, &format!("/following/{}", other.0));
+    let own = of(&user.0, &format!("/following/{}", user.0));
+    asked.ask("follow", call(path.clone(), &user.1, null(), 204)).await;
+    asked.ask("follow", call(own, &user.1, null(), 400)).await;
+    for (id, of_whom) in [("listFollowing", user), ("listFollowers", other)] {
+        let tail = if id == "listFollowing" { "/following" } else { "/followers" };
+        asked.ask(id, call(of(&of_whom.0, tail), &of_whom.1, null(), 200)).await;
+        asked.ask(id, call(of(NONE, tail), OPERATOR, null(), 404)).await;
+    }
+    asked.ask("unfollow", call(path.clone(), &user.1, null(), 204)).await;
+    asked.ask("unfollow", call(path, "", null(), 401)).await;
+    let gone = asked.world.user("gone").await;
+    for (id, tail, status) in [("renewUserToken", "/token", 200), ("deleteUser", "", 204)] {
+        asked.ask(id, call(of(&gone.0, tail), OPERATOR, null(), status)).await;
+        asked.ask(id, call(of(NONE, tail), OPERATOR, null(), 404)).await;
+    }
 }
 
 async fn nodes(asked: &mut Asked) -> [Node; 3] {

@@ -8,7 +8,7 @@ use axum::extract::{FromRequestParts, RawPathParams};
 use http::HeaderValue;
 use http::header::AUTHORIZATION;
 use http::request::Parts;
-use spyglass_media::{BroadcastId, NodeId, ViewerId};
+use spyglass_media::{BroadcastId, NodeId, UserId, ViewerId};
 
 use super::client::Client;
 use super::problem::Problem;
@@ -100,6 +100,46 @@ impl FromRequestParts<Arc<Panel>> for Viewer {
     async fn from_request_parts(parts: &mut Parts, panel: &Arc<Panel>) -> Result<Self, Problem> {
         let viewer = named(parts, panel, "viewer").await.map(Self);
         viewer.ok_or_else(|| Problem::new(http::StatusCode::NOT_FOUND, "there is no such viewer"))
+    }
+}
+
+/// The user in the path.
+pub struct Person(pub UserId);
+
+impl Person {
+    /// What is said of ids that no user has.
+    pub fn unknown() -> Problem {
+        Problem::new(http::StatusCode::NOT_FOUND, "there is no such user")
+    }
+
+    /// Passes that user and the operator only, before anything is looked up:
+    /// nobody else learns whether the id is somebody's.
+    pub fn decided_by(&self, caller: &Caller) -> Result<(), Problem> {
+        match caller {
+            Caller::Operator => Ok(()),
+            Caller::User(user) if *user == self.0 => Ok(()),
+            Caller::Anyone => Err(Problem::who_are_you()),
+            _ => Err(Problem::not_yours("only that user and the operator may do this")),
+        }
+    }
+}
+
+impl FromRequestParts<Arc<Panel>> for Person {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, panel: &Arc<Panel>) -> Result<Self, Problem> {
+        named(parts, panel, "id").await.map(Self).ok_or_else(Self::unknown)
+    }
+}
+
+/// The second user in the path.
+pub struct Other(pub UserId);
+
+impl FromRequestParts<Arc<Panel>> for Other {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, panel: &Arc<Panel>) -> Result<Self, Problem> {
+        named(parts, panel, "other").await.map(Self).ok_or_else(Person::unknown)
     }
 }
 

@@ -25,7 +25,6 @@ pub enum Who {
     /// A user, or the operator.
     User,
     /// That user, or the operator.
-    #[allow(dead_code, reason = "follows come with their own routes")]
     ThatUser,
     /// Whose broadcast it is, or the operator.
     Owner,
@@ -156,7 +155,6 @@ pub fn post<H: Handler<T, Arc<Panel>>, T: 'static>(path: &'static str, handler: 
 }
 
 /// Answers PUT.
-#[allow(dead_code, reason = "no operation of this release is put yet")]
 pub fn put<H: Handler<T, Arc<Panel>>, T: 'static>(path: &'static str, handler: H) -> Undescribed {
     route(MethodFilter::PUT, "put", path, handler)
 }

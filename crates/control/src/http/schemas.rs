@@ -70,6 +70,10 @@ fn list(items: Value) -> Value {
     json!({"type": "array", "items": items})
 }
 
+fn next_page() -> Value {
+    maybe_text("give it as `after` for the next page; null on the last")
+}
+
 /// A shape, or null.
 fn maybe(shape: Value) -> Value {
     json!({"oneOf": [shape, {"type": "null"}]})
@@ -148,6 +152,38 @@ fn people() -> Shapes {
                     "id": reference("Id"),
                     "name": text("as given"),
                     "token": text("the user's secret; nobody can show it again"),
+                }),
+            ),
+        ),
+        (
+            "User",
+            object(
+                "A user.",
+                json!({
+                    "id": reference("Id"),
+                    "name": text("as given"),
+                    "created_at": time("when it was registered"),
+                }),
+            ),
+        ),
+        (
+            "UserList",
+            object(
+                "A page of users.",
+                json!({"users": list(reference("User")), "next": next_page()}),
+            ),
+        ),
+        (
+            "FollowList",
+            object(
+                "A page of those whom a user follows, or who follow it.",
+                json!({
+                    "users": list(object("One of them.", json!({
+                        "id": reference("Id"),
+                        "name": text("as given"),
+                    }))),
+                    "total": count("on all pages together; followers are counted up to 100,000"),
+                    "next": next_page(),
                 }),
             ),
         ),
