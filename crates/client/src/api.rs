@@ -6,6 +6,8 @@
 
 mod shapes;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,7 +17,7 @@ use serde_json::{Value, json};
 use spyglass_media::{BroadcastId, Location, NodeId, UserId, ViewerId};
 
 pub use self::shapes::*;
-use crate::http::{Ask, Http, problem_text};
+use crate::http::{Answer, Ask, Http, problem_text};
 use crate::{Error, url};
 
 /// For a whole exchange.
@@ -23,17 +25,21 @@ const WITHIN: Duration = Duration::from_secs(10);
 /// Longest answer taken; a list of 10,000 viewers has some 2 MB.
 const MAX_ANSWER: usize = 32 * 1024 * 1024;
 
-/// A control, and in whose name to speak to it.
+/// A control, and in whose name to speak to it; or several controls that are
+/// equal. What one of them does not answer is asked of the next, once.
 #[derive(Clone)]
 pub struct Api {
-    base: Uri,
+    /// At least one.
+    bases: Arc<[Uri]>,
+    /// The one that answered last; clones share it.
+    answering: Arc<AtomicUsize>,
     bearer: Option<String>,
     http: Http,
 }
 
 impl std::fmt::Debug for Api {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Api({})", url::shown(&self.base))
+        write!(f, "Api({})", url::shown(self.base()))
     }
 }
 
@@ -43,7 +49,24 @@ impl Api {
     /// # Errors
     /// When `url` is no `http://` address.
     pub fn new(url: &str, bearer: Option<String>) -> Result<Self, Error> {
-        Ok(Self { base: url::http(url)?, bearer, http: Http::new() })
+        Self::of_several(&[url], bearer)
+    }
+
+    /// The controls at `urls`, the first first.
+    ///
+    /// # Errors
+    /// When there is none, or one is no `http://` address.
+    pub fn of_several(urls: &[&str], bearer: Option<String>) -> Result<Self, Error> {
+        let bases = urls.iter().map(|url| url::http(url)).collect::<Result<Arc<[Uri]>, _>>()?;
+        if bases.is_empty() {
+            url::http("")?;
+        }
+        Ok(Self { bases, answering: Arc::default(), bearer, http: Http::new() })
+    }
+
+    /// The control to ask first.
+    fn base(&self) -> &Uri {
+        &self.bases[self.answering.load(Ordering::Relaxed) % self.bases.len()]
     }
 
     /// The same control in another's name.
@@ -61,17 +84,21 @@ impl Api {
         path: &str,
         body: Option<&Value>,
     ) -> Result<Value, Error> {
-        let root = self.base.path().trim_end_matches('/');
-        let uri = url::http(&format!("{}{root}{path}", url::shown(&self.base)))?;
-        let ask = Ask {
-            method,
-            uri: &uri,
-            bearer: self.bearer.as_deref(),
-            json: body.map(|body| Bytes::from(body.to_string())),
-            limit: MAX_ANSWER,
-            within: WITHIN,
+        let first = self.answering.load(Ordering::Relaxed);
+        let mut answer = self.ask(self.base(), &method, path, body).await;
+        let away = match &answer {
+            Ok(answer) => (502..=504).contains(&answer.status.as_u16()),
+            Err(_) => true,
         };
-        let answer = self.http.ask(ask).await?;
+        if away && self.bases.len() > 1 {
+            let next = (first + 1) % self.bases.len();
+            let second = self.ask(&self.bases[next], &method, path, body).await;
+            if second.is_ok() {
+                self.answering.store(next, Ordering::Relaxed);
+                answer = second;
+            }
+        }
+        let answer = answer?;
         if !answer.status.is_success() {
             return Err(self.refusal(answer.status, &answer.body));
         }
@@ -79,6 +106,26 @@ impl Api {
             return Ok(Value::Null);
         }
         serde_json::from_slice(&answer.body).map_err(|error| self.not_understood(path, &error))
+    }
+
+    async fn ask(
+        &self,
+        base: &Uri,
+        method: &Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Answer, Error> {
+        let root = base.path().trim_end_matches('/');
+        let uri = url::http(&format!("{}{root}{path}", url::shown(base)))?;
+        let ask = Ask {
+            method: method.clone(),
+            uri: &uri,
+            bearer: self.bearer.as_deref(),
+            json: body.map(|body| Bytes::from(body.to_string())),
+            limit: MAX_ANSWER,
+            within: WITHIN,
+        };
+        self.http.ask(ask).await
     }
 
     /// [`Api::call`] for what is only asked.
@@ -101,7 +148,7 @@ impl Api {
 
     fn not_understood(&self, path: &str, error: &serde_json::Error) -> Error {
         Error::BadAnswer {
-            url: format!("{}{path}", url::shown(&self.base)),
+            url: format!("{}{path}", url::shown(self.base())),
             reason: error.to_string(),
         }
     }

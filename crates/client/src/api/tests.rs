@@ -101,3 +101,23 @@ async fn a_redirect_never_carries_the_key_to_another_host() {
     api.nodes().await.unwrap();
     assert_eq!(other.asked()[0].bearer, None);
 }
+
+#[tokio::test]
+async fn what_one_control_does_not_answer_is_asked_of_the_next() {
+    let (well, _) = control(|_| answer(200, "{}")).await;
+    let (away, _) = control(|_| answer(503, r#"{"detail":"the store is away"}"#)).await;
+    let gone = "http://127.0.0.1:1";
+    let api = Api::of_several(&[gone, &away.url, &well.url], None).unwrap();
+    // One retry for each request, and whoever answers is asked from then on.
+    assert!(matches!(api.nodes().await, Err(Error::Refused { status: 503, .. })));
+    api.nodes().await.unwrap();
+    api.nodes().await.unwrap();
+    assert_eq!((away.asked().len(), well.asked().len()), (2, 2));
+    let error = Api::of_several(&[gone, gone], None).unwrap().nodes().await.unwrap_err();
+    assert!(matches!(error, Error::Unreachable { .. }), "{error}");
+    assert!(Api::of_several(&[], None).is_err());
+    // A refusal is an answer.
+    let (refusing, _) = control(|_| answer(404, "{}")).await;
+    let api = Api::of_several(&[&refusing.url, &well.url], None).unwrap();
+    assert!(matches!(api.nodes().await, Err(Error::Refused { status: 404, .. })));
+}

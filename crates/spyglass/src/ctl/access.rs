@@ -1,7 +1,7 @@
 //! Which control to speak to, and in whose name; of `publish`, `watch` and `ctl`.
 
 use clap::Args;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use spyglass_client::Error;
 use spyglass_client::api::Api;
 use spyglass_daemon::Secret;
@@ -13,10 +13,16 @@ const DEFAULT: &str = "http://127.0.0.1:8080";
 #[derive(Args, Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Access {
-    /// Control's HTTP address [default: http://127.0.0.1:8080]
-    #[arg(long, global = true, value_name = "URL", env = "SPYGLASS_CONTROL")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    control: Option<String>,
+    /// Control's HTTP address; more of them when there are several controls [default: http://127.0.0.1:8080]
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "SPYGLASS_CONTROL",
+        value_delimiter = ','
+    )]
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "one_or_more")]
+    control: Vec<String>,
     /// The operator's key
     #[arg(
         long,
@@ -43,13 +49,13 @@ impl Access {
     /// The control, in the user's name, else the operator's, else nobody's.
     pub fn api(&self) -> Result<Api, Error> {
         let bearer = self.token.as_ref().or(self.operator_key.as_ref());
-        Api::new(self.url(), bearer.map(|secret| secret.expose().to_owned()))
+        Api::of_several(&self.urls(), bearer.map(|secret| secret.expose().to_owned()))
     }
 
     /// The control in a user's name, else nobody's: viewers are nobody unless
     /// they say who they are, also on the operator's terminal.
     pub fn api_as_viewer(&self) -> Result<Api, Error> {
-        Api::new(self.url(), self.token.as_ref().map(|secret| secret.expose().to_owned()))
+        Api::of_several(&self.urls(), self.token.as_ref().map(|secret| secret.expose().to_owned()))
     }
 
     /// Whether requests are made in anybody's name.
@@ -57,7 +63,38 @@ impl Access {
         self.token.is_some() || self.operator_key.is_some()
     }
 
-    fn url(&self) -> &str {
-        self.control.as_deref().unwrap_or(DEFAULT)
+    fn urls(&self) -> Vec<&str> {
+        if self.control.is_empty() {
+            return vec![DEFAULT];
+        }
+        self.control.iter().map(String::as_str).collect()
+    }
+}
+
+/// In a file, `control = "…"` and `control = ["…", "…"]`.
+fn one_or_more<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Given {
+        One(String),
+        More(Vec<String>),
+    }
+    Ok(match Given::deserialize(from)? {
+        Given::One(url) => vec![url],
+        Given::More(urls) => urls,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_names_one_control_or_several() {
+        let urls = |file: &str| toml::from_str::<Access>(file).unwrap().control;
+        assert_eq!(urls("control = 'http://a:1'"), ["http://a:1"]);
+        assert_eq!(urls("control = ['http://a:1', 'http://b:1']"), ["http://a:1", "http://b:1"]);
+        assert!(urls("").is_empty());
+        assert!(toml::from_str::<Access>("").unwrap().api().is_ok());
     }
 }
