@@ -24,6 +24,7 @@ mod secret;
 mod shutdown;
 pub mod socket;
 pub mod state;
+pub mod tls;
 
 use spyglass_media::{NodeId, UtcTime};
 
