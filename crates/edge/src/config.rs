@@ -17,6 +17,15 @@ pub struct Config {
     pub id: Option<NodeId>,
     /// HLS for viewers; health and, on loopback, metrics.
     pub http: SocketAddr,
+    /// HTTPS for viewers beside HTTP; absent: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub https: Option<SocketAddr>,
+    /// The certificate chain of HTTPS, PEM; absent: a development certificate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_cert: Option<PathBuf>,
+    /// Its key, PEM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_key: Option<PathBuf>,
     /// gRPC for edges that fetch through this one. Not opened yet: accepted so
     /// that configurations stay valid when it is.
     pub grpc: SocketAddr,
@@ -89,6 +98,9 @@ impl Default for Config {
         Self {
             id: None,
             http: loopback(8281),
+            https: None,
+            tls_cert: None,
+            tls_key: None,
             grpc: loopback(9281),
             control: vec!["http://127.0.0.1:9080".to_owned()],
             cluster_key: None,

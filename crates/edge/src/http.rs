@@ -24,8 +24,10 @@ use spyglass_daemon::attach::{Attachment, Revocation};
 use spyglass_daemon::{Shutdown, now_utc};
 use spyglass_media::{BroadcastId, Resource, ViewerId};
 use spyglass_token::WatchGrant;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
 use crate::broadcasts::{Broadcasts, Refused};
@@ -275,6 +277,7 @@ fn has_body(headers: &HeaderMap) -> bool {
 /// at once and the others after their answer.
 pub async fn serve(
     listener: TcpListener,
+    tls: Option<TlsAcceptor>,
     handler: Arc<Handler>,
     gate: Gate,
     limits: Limits,
@@ -308,9 +311,13 @@ pub async fn serve(
         match accepted {
             Ok((stream, peer)) => match gate.enter(peer.ip()) {
                 Ok(place) => {
-                    let (http, handler) = (Arc::clone(&http), Arc::clone(&handler));
-                    let shutdown = shutdown.clone();
-                    connections.spawn(connection(http, stream, handler, place, limits, shutdown));
+                    let server = Server {
+                        http: Arc::clone(&http),
+                        handler: Arc::clone(&handler),
+                        limits,
+                        shutdown: shutdown.clone(),
+                    };
+                    connections.spawn(server.accepted(stream, tls.clone(), place));
                 }
                 Err(full) => handler.metrics.closed(full.as_str()),
             },
@@ -325,21 +332,46 @@ pub async fn serve(
     while connections.join_next().await.is_some() {}
 }
 
-async fn connection(
+/// What one connection needs of the listener.
+struct Server {
     http: Arc<auto::Builder<TokioExecutor>>,
-    stream: TcpStream,
     handler: Arc<Handler>,
-    place: Place,
     limits: Limits,
     shutdown: Shutdown,
-) {
-    if let Err(error) = stream.set_nodelay(true) {
-        debug!(%error, "socket options");
+}
+
+impl Server {
+    async fn accepted(self, stream: TcpStream, tls: Option<TlsAcceptor>, place: Place) {
+        if let Err(error) = stream.set_nodelay(true) {
+            debug!(%error, "socket options");
+        }
+        let reset = Reset::default();
+        let socket = Socket::new(stream, self.limits.write, Arc::clone(&reset));
+        let Some(tls) = tls else {
+            return connection(self, socket, reset, place).await;
+        };
+        // The handshake has as long as a request's header.
+        match tokio::time::timeout(self.limits.header, tls.accept(socket)).await {
+            Ok(Ok(stream)) => connection(self, stream, reset, place).await,
+            Ok(Err(error)) => {
+                debug!(%error, "TLS handshake");
+                self.handler.metrics.closed("tls");
+            }
+            Err(_) => self.handler.metrics.closed("no_request"),
+        }
     }
+}
+
+async fn connection<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    server: Server,
+    socket: I,
+    reset: Reset,
+    place: Place,
+) {
+    let Server { http, handler, limits, shutdown } = server;
     let state = Arc::new(Connection::default());
     let _attended = Attended::new(Arc::clone(&handler), Arc::clone(&state), place);
-    let reset = Reset::default();
-    let socket = TokioIo::new(Socket::new(stream, limits.write, Arc::clone(&reset)));
+    let socket = TokioIo::new(socket);
     let service = service_fn(|request| {
         let (handler, state) = (Arc::clone(&handler), Arc::clone(&state));
         async move { Ok::<_, Infallible>(handler.answer(&state, request).await) }

@@ -46,11 +46,13 @@ use spyglass_daemon::attach::{self, Attachment, Command, Profile};
 use spyglass_daemon::http::{is_loopback, public_url};
 use spyglass_daemon::meter::Meter;
 use spyglass_daemon::state::StateDir;
+use spyglass_daemon::tls::{self, Identity};
 use spyglass_daemon::{Shutdown, cluster_key, listen, panics, random};
 use spyglass_media::NodeId;
 use tokio::net::TcpListener;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
+use tokio_rustls::TlsAcceptor;
 use tracing::info;
 
 use crate::broadcasts::Broadcasts;
@@ -89,6 +91,9 @@ pub enum Error {
         /// What the system said. Part of the text already.
         source: std::io::Error,
     },
+    /// There is no certificate for HTTPS.
+    #[error(transparent)]
+    Tls(#[from] tls::Error),
     /// The link with control could not be set up.
     #[error(transparent)]
     Attach(#[from] attach::Error),
@@ -101,6 +106,8 @@ pub struct Addresses {
     pub id: NodeId,
     /// What viewers are told.
     pub http: String,
+    /// Where HTTPS is served, if it is.
+    pub https: Option<String>,
     /// Where this process answers for its health.
     pub health: SocketAddr,
 }
@@ -115,6 +122,7 @@ pub struct Edge {
     admin: Admin,
     metrics: Metrics,
     http: TcpListener,
+    https: Option<(TcpListener, Identity)>,
     separate_admin: Option<TcpListener>,
 }
 
@@ -139,8 +147,21 @@ impl Edge {
         };
         let public = public_url(config.public_http.as_deref(), "http", &http, "");
         let health = separate_admin.as_ref().unwrap_or(&http).local_addr().map_err(failed)?;
-        let addresses = Addresses { id, http: public, health };
-        Ok(Self { config, addresses, key, state, admin, metrics, http, separate_admin })
+        let mut addresses = Addresses { id, http: public, https: None, health };
+        let mut https = None;
+        if let Some(address) = config.https {
+            let listener = listen::tcp("--https", address).await?;
+            let url = public_url(None, "https", &listener, "");
+            let (cert, key) = (config.tls_cert.as_deref(), config.tls_key.as_deref());
+            let host = address.ip().to_string();
+            let identity = Identity::load(cert, key, &state, &host)?;
+            if identity.is_development() {
+                info!(%url, "HTTPS with a development certificate: players must be told to trust it");
+            }
+            addresses.https = Some(url);
+            https = Some((listener, identity));
+        }
+        Ok(Self { config, addresses, key, state, admin, metrics, http, https, separate_admin })
     }
 
     /// Where it can be reached.
@@ -205,7 +226,22 @@ impl Edge {
         info!(%id, http = self.addresses.http, "edge is ready");
         let gate = Gate::new(config.max_connections, config.max_connections_per_address);
         let limits = config.http_limits();
-        let serving = http::serve(self.http, handler, gate, limits, shutdown.clone());
+        let tls = self.https.map(|(listener, identity)| {
+            tokio::spawn(identity.clone().follow(shutdown.clone()));
+            let config = identity.server_config(&[b"h2", b"http/1.1"]);
+            let tls = TlsAcceptor::from(Arc::new(config));
+            let (handler, gate) = (Arc::clone(&handler), gate.clone());
+            http::serve(listener, Some(tls), handler, gate, limits, shutdown.clone())
+        });
+        let plain = http::serve(self.http, None, handler, gate, limits, shutdown.clone());
+        let serving = async {
+            match tls {
+                Some(tls) => {
+                    tokio::join!(tls, plain);
+                }
+                None => plain.await,
+            }
+        };
         let drained = async {
             shutdown.requested().await;
             tokio::time::sleep(DRAIN).await;

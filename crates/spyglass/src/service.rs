@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::bail;
@@ -76,6 +77,18 @@ pub struct EdgeArgs {
     #[command(flatten)]
     #[serde(flatten)]
     node: Node,
+    /// HTTPS for viewers, beside HTTP [default: none]
+    #[arg(long, value_name = "ADDR", env = "SPYGLASS_HTTPS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    https: Option<std::net::SocketAddr>,
+    /// Certificate chain for HTTPS, PEM [default: a development certificate]
+    #[arg(long, value_name = "FILE", env = "SPYGLASS_TLS_CERT", requires = "tls_key")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls_cert: Option<PathBuf>,
+    /// Its key, PEM
+    #[arg(long, value_name = "FILE", env = "SPYGLASS_TLS_KEY", requires = "tls_cert")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls_key: Option<PathBuf>,
     /// For tests: drop every expire notice
     #[arg(long, env = "SPYGLASS_IGNORE_NOTICES", num_args = 0..=1, require_equals = true,
         default_missing_value = "true")]
@@ -107,7 +120,11 @@ pub fn origin_entry(origin: &Origin) -> Value {
 /// An edge's entry in the ready file.
 pub fn edge_entry(edge: &Edge) -> Value {
     let at = edge.addresses();
-    json!({"id": at.id, "http": at.http})
+    let mut entry = json!({"id": at.id, "http": at.http});
+    if let Some(https) = at.https {
+        entry["https"] = https.into();
+    }
+    entry
 }
 
 /// Runs control to its end.

@@ -2,6 +2,7 @@
 //! otherwise.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,7 +10,11 @@ use http::{HeaderMap, Method, Request};
 use http_body_util::{BodyExt as _, Empty, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 #[derive(Clone, Debug)]
 pub struct Answer {
@@ -93,6 +98,47 @@ pub async fn raw(address: SocketAddr, bytes: &[u8]) -> String {
     // An error is a reset: what came before it counts.
     let _ = tokio::time::timeout(Duration::from_secs(20), reading).await.expect("closed");
     String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// One GET over TLS, by the protocol that was agreed on; `protocols` is what is
+/// offered, `certificate` (PEM) what is trusted.
+pub async fn get_tls(
+    address: SocketAddr,
+    certificate: &[u8],
+    protocols: &[&str],
+    path: &str,
+) -> (Answer, String) {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(certificate).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+    let name = ServerName::IpAddress(address.ip().into());
+    let stream = TcpStream::connect(address).await.unwrap();
+    let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
+    let agreed = stream.get_ref().1.alpn_protocol().unwrap_or_default().to_vec();
+    let io = TokioIo::new(stream);
+    let answer = if agreed == b"h2" {
+        let executor = hyper_util::rt::TokioExecutor::new();
+        let (mut sender, connection) =
+            hyper::client::conn::http2::handshake(executor, io).await.unwrap();
+        tokio::spawn(connection);
+        let request = Request::get(format!("https://edge{path}"));
+        sender.send_request(request.body(Empty::<Bytes>::new()).unwrap()).await
+    } else {
+        let (mut sender, connection) = handshake(io).await.unwrap();
+        tokio::spawn(connection);
+        let request = Request::get(path).header("host", "edge");
+        sender.send_request(request.body(Empty::<Bytes>::new()).unwrap()).await
+    };
+    let (parts, body) = answer.unwrap().into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    let answer = Answer { status: parts.status.as_u16(), headers: parts.headers, body };
+    (answer, String::from_utf8(agreed).unwrap())
 }
 
 /// One GET over HTTP/2 with prior knowledge.

@@ -97,6 +97,8 @@ pub struct World {
     pub control: Control,
     pub origin: Origin,
     pub edge: SocketAddr,
+    /// HTTPS, when it was asked for.
+    pub https: Option<SocketAddr>,
     pub state: TempDir,
     shutdown: Shutdown,
     running: JoinHandle<()>,
@@ -115,8 +117,8 @@ impl World {
         origin.publish(id(1), 1);
         let control = Control::start(&[&origin]).await;
         let state = TempDir::new().unwrap();
-        let (edge, shutdown, running) = start_edge(&control, &state, change).await;
-        Self { control, origin, edge, state, shutdown, running }
+        let (edge, https, shutdown, running) = start_edge(&control, &state, change).await;
+        Self { control, origin, edge, https, state, shutdown, running }
     }
 
     /// Ends the edge's process, as far as a test can.
@@ -129,7 +131,7 @@ impl World {
     pub async fn restart_edge(&mut self) {
         self.stop_edge().await;
         let started = start_edge(&self.control, &self.state, |_| {}).await;
-        (self.edge, self.shutdown, self.running) = started;
+        (self.edge, self.https, self.shutdown, self.running) = started;
     }
 
     pub async fn get(&self, path: &str) -> Answer {
@@ -175,7 +177,7 @@ async fn start_edge(
     control: &Control,
     state: &TempDir,
     change: impl FnOnce(&mut Config),
-) -> (SocketAddr, Shutdown, JoinHandle<()>) {
+) -> (SocketAddr, Option<SocketAddr>, Shutdown, JoinHandle<()>) {
     let mut config = Config {
         id: Some("edge-t".parse().unwrap()),
         http: "127.0.0.1:0".parse().unwrap(),
@@ -188,6 +190,8 @@ async fn start_edge(
     change(&mut config);
     let edge = Edge::load(config).await.unwrap();
     let address = edge.addresses().http.strip_prefix("http://").unwrap().parse().unwrap();
+    let https = edge.addresses().https;
+    let https = https.map(|url| url.strip_prefix("https://").unwrap().parse().unwrap());
     let shutdown = Shutdown::new();
     let running = tokio::spawn({
         let shutdown = shutdown.clone();
@@ -199,5 +203,5 @@ async fn start_edge(
         }
     };
     tokio::time::timeout(Duration::from_secs(10), ready).await.expect("ready");
-    (address, shutdown, running)
+    (address, https, shutdown, running)
 }
