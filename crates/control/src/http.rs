@@ -7,6 +7,7 @@
 
 mod broadcasts;
 mod caller;
+mod census;
 mod client;
 mod fields;
 mod first_bytes;
@@ -17,6 +18,7 @@ mod operation;
 mod pages;
 mod paging;
 mod problem;
+mod query;
 mod schemas;
 mod serve;
 mod users;
@@ -55,6 +57,7 @@ fn operations(with_metrics: bool) -> Vec<Operation> {
     let groups = [
         users::operations(),
         following::operations(),
+        census::operations(),
         broadcasts::operations(),
         viewers::operations(),
         nodes::operations(),

@@ -325,6 +325,28 @@ async fn broadcasts(
     asked.ask("listViewers", call(of(&id, "/viewers"), &other.1, null(), 403)).await;
     asked.ask("listBroadcasts", call(all, "", null(), 200)).await;
     asked.ask("listBroadcasts", call(format!("{all}?sample=x"), "", null(), 400)).await;
+    let all_of = |query: &str, bearer: &str, status| {
+        call(format!("{all}?all=true{query}"), bearer, Value::Null, status)
+    };
+    let private = json!({"title": "y", "private_to": [other.0]});
+    asked.ask("createBroadcast", call(all, &user.1, private, 201)).await;
+    let page = asked.ask("listBroadcasts", all_of("&limit=1", OPERATOR, 200)).await.json();
+    assert_eq!((&page["total"], &page["broadcasts"][0]["title"]), (&json!(2), &json!("y")));
+    let after = format!("&after={}", text(&page["next"]));
+    let page = asked.ask("listBroadcasts", all_of(&after, OPERATOR, 200)).await.json();
+    assert_eq!((&page["next"], &page["broadcasts"][0]["id"]), (&Value::Null, &json!(id)));
+    for (query, count) in [
+        ("&state=live".to_owned(), 1),
+        ("&state=ended".to_owned(), 0),
+        (format!("&user={}", user.0), 2),
+        (format!("&user={}", other.0), 0),
+    ] {
+        let page = asked.ask("listBroadcasts", all_of(&query, OPERATOR, 200)).await.json();
+        assert_eq!(page["broadcasts"].as_array().unwrap().len(), count, "{query}");
+    }
+    asked.ask("listBroadcasts", all_of("", "", 401)).await;
+    asked.ask("listBroadcasts", all_of("", &user.1, 403)).await;
+    asked.ask("listBroadcasts", all_of("&state=up", OPERATOR, 400)).await;
     let play = |id: &str, status| call(format!("/live/{id}/index.m3u8"), "", null(), status);
     asked.ask("playBroadcast", play(&id, 307)).await;
     asked.ask("playBroadcast", play(NONE, 404)).await;

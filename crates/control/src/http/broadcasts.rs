@@ -33,15 +33,6 @@ const MAX_SAMPLE: usize = 50;
 pub fn operations() -> Vec<Operation> {
     let broadcast = || Content::Json("Broadcast");
     vec![
-        get("/v1/broadcasts", sample)
-            .is(
-                "listBroadcasts",
-                Who::Anyone,
-                "A random draw of the public broadcasts that are live",
-                200,
-                Content::Json("BroadcastList"),
-            )
-            .query("sample", json!({"type": "integer", "minimum": 0}), "how many, 50 at most"),
         post("/v1/broadcasts", create)
             .is(
                 "createBroadcast",
@@ -79,7 +70,7 @@ pub fn operations() -> Vec<Operation> {
 }
 
 /// What the API says of a broadcast.
-fn shown(panel: &Panel, record: &Record) -> Value {
+pub fn shown(panel: &Panel, record: &Record) -> Value {
     let viewers = panel.fleet().audience().counts(record.id);
     let at = |ms: Option<i64>| ms.map(|ms| UtcTime::from_millis(ms).rfc3339());
     json!({

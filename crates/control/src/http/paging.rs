@@ -12,7 +12,7 @@ use super::problem::Problem;
 use crate::panel::Panel;
 
 /// Entries of a page when nothing is asked for, and at most.
-const LIMITS: (usize, usize) = (100, 1_000);
+pub const LIMITS: (usize, usize) = (100, 1_000);
 
 /// Which page of a list of users.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -266,7 +266,7 @@ fn broadcasts() -> Shapes {
                     "broadcasts": list(reference("Broadcast")),
                     "live": count("how many are public and live"),
                     "total": count("how many fit the question; of a page only"),
-                    "next": maybe_text("give it as `after` for the next page; null on the last"),
+                    "next": next_page(),
                 }),
                 &["total", "next"],
             ),
