@@ -85,10 +85,9 @@ impl Control for Service {
             // Another spelling of an address, or a load balancer.
             return Err(Status::already_exists("this node has a stream to this control"));
         }
-        let adopted = panel.keys.adopt(&register.keys, now_utc()).await;
-        if adopted.map_err(unavailable)? {
+        let adopted = panel.keys.adopt(&register.keys, &register.revoked_keys, now_utc());
+        if adopted.await.map_err(unavailable)? {
             panel.settle();
-            panel.links.send_all(&update::Update::Keys(panel.keys.update()));
         }
         let number = self.sessions.fetch_add(1, Ordering::Relaxed);
         // The queue first: what happens from here on is told, even if twice.

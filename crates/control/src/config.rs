@@ -66,6 +66,8 @@ pub struct Config {
     pub publish_token_seconds: u32,
     /// How long a viewer's token can be used.
     pub watch_token_seconds: u32,
+    /// Days that a key signs before the next takes its place; 0: only by request.
+    pub key_rotation_days: u32,
     /// How long a seat waits for its viewer to connect.
     pub seat_reservation_seconds: u32,
     /// How long a seat waits for a viewer whose connection is gone.
@@ -137,6 +139,7 @@ impl Default for Config {
             resume_seconds: 30,
             publish_token_seconds: 24 * 3600,
             watch_token_seconds: 12 * 3600,
+            key_rotation_days: 90,
             seat_reservation_seconds: 30,
             seat_grace_seconds: 5,
             ended_hours: 24,
@@ -238,6 +241,18 @@ impl Config {
             reservation: Duration::from_secs(self.seat_reservation_seconds.into()),
             grace: Duration::from_secs(self.seat_grace_seconds.into()),
         }
+    }
+
+    /// The longest that a token signed now can be used.
+    pub fn longest_token(&self) -> Duration {
+        let seconds = self.publish_token_seconds.max(self.watch_token_seconds);
+        Duration::from_secs(seconds.into())
+    }
+
+    /// How long a key signs before it is replaced; `None`: for ever.
+    pub fn key_rotation(&self) -> Option<Duration> {
+        let days = u64::from(self.key_rotation_days);
+        (days > 0).then(|| Duration::from_secs(days * 24 * 3600))
     }
 
     /// How long a broadcast waits for its first frame before it is given up.

@@ -58,6 +58,7 @@ async fn apply(panel: &Panel, change: &Change) {
             }
         }
         "seats" => panel.seats.on_written(&change.key, change.revision),
+        "keys" => panel.keys.on_change(change),
         "nodes" => panel.on_stored_node(change).await,
         _ => {}
     }
@@ -90,6 +91,7 @@ async fn reread(panel: &Panel) -> Result<(), store::Error> {
     for revocation in panel.revocations.reread().await? {
         panel.links.send_all(&Update::Revocation(revocation));
     }
+    panel.keys.reload().await?;
     panel.reread_nodes().await?;
     panel.seats.on_missed();
     Ok(())

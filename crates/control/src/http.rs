@@ -12,6 +12,7 @@ mod client;
 mod fields;
 mod first_bytes;
 mod following;
+mod keys;
 mod nodes;
 mod openapi;
 mod operation;
@@ -61,6 +62,7 @@ fn operations(with_metrics: bool) -> Vec<Operation> {
         broadcasts::operations(),
         viewers::operations(),
         nodes::operations(),
+        keys::operations(),
         pages::operations(),
         health(with_metrics),
         vec![openapi::own_operation()],

@@ -1,25 +1,41 @@
 //! The keys of this deployment: one signs, all verify.
 //!
-//! They stand in the store, made when it is empty. A control whose store was
-//! lost makes new ones, and adopts from its nodes the public halves of the old,
-//! so that tokens in people's hands stay good for as long as they would have.
+//! They stand in the store, made when it is empty. A rotation adds one that
+//! begins to sign a little later; [`crate::keyring`] says what follows from
+//! that. A revoked key leaves a mark in the store for as long as anybody might
+//! still offer it. Other controls of the same store change keys too: what they
+//! write comes in through [`Keys::on_change`].
+//!
+//! A control whose store was lost makes new keys, and adopts from its nodes the
+//! public halves of the old, so that tokens in people's hands stay good for as
+//! long as they would have.
 
+mod stored;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 use spyglass_api::control;
 use spyglass_daemon::random;
 use spyglass_media::{BroadcastId, UtcTime};
-use spyglass_token::{Grant, KeySet, PublicKey, SigningKey, is_key_id};
+use spyglass_token::{Grant, KeySet, MAX_KEYS, PublicKey, SigningKey, is_key_id};
+use tokio::sync::watch;
 
-use crate::store::{self, Store, list_all};
+use self::stored::{Name, Stored, bytes32, json, unreadable};
+use crate::keyring::{Keyring, Shown};
+use crate::store::{self, Change, Revision, Store, list_all};
 
 const NAME: &str = "meta/store";
+
+/// What the names of keys in the store begin with.
 const PREFIX: &str = "keys/";
 
 /// How long a new store adopts, and how long what it adopts is good: as long as
@@ -29,121 +45,231 @@ const ADOPTION: Duration = Duration::from_secs(24 * 3600);
 /// Keys adopted at most.
 const MAX_ADOPTED: usize = 16;
 
-/// The store's name, which nodes compare.
-#[derive(Serialize, Deserialize)]
-struct Name {
-    id: String,
-    created_at_ms: i64,
-}
+/// Keys of our own at most, so that with adopted ones all verify everywhere.
+const MAX_OWN: usize = MAX_KEYS - MAX_ADOPTED;
 
-/// A key as it stands in the store; bytes in base64url.
-#[derive(Clone, Serialize, Deserialize)]
-struct Stored {
-    public: String,
-    /// Only of our own.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    seed: Option<String>,
-    created_at_ms: i64,
-    /// Only of adopted ones.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    expires_at_ms: Option<i64>,
+/// From the making of a key until it signs: time for every control and node to
+/// hear of it.
+const OVERLAP: Duration = Duration::from_secs(10);
+
+/// Attempts to change a record that others change at the same time.
+const ATTEMPTS: usize = 16;
+
+/// Why a key is not rotated or revoked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// There is no such key.
+    #[error("there is no such key; GET /v1/keys lists them")]
+    Unknown,
+    /// A rotation is under way.
+    #[error("key {0} is about to sign: rotate again once it does")]
+    Waiting(String),
+    /// Too many still verify.
+    #[error("{MAX_OWN} keys still verify: wait until the oldest have expired, or revoke them")]
+    Full,
+    /// The store did not do it.
+    #[error(transparent)]
+    Store(#[from] store::Error),
 }
 
 /// See the module.
 pub struct Keys {
     store: Arc<dyn Store>,
     name: Name,
-    signing: SigningKey,
-    verifying: Mutex<Verifying>,
+    /// Longest life of a token signed now, in milliseconds.
+    life_ms: AtomicU64,
+    held: Mutex<Held>,
+    changed: watch::Sender<u64>,
 }
 
-struct Verifying {
-    /// In the order of their making.
-    keys: Vec<(PublicKey, Option<UtcTime>)>,
+#[derive(Default)]
+struct Held {
+    ring: Keyring,
+    public: HashMap<String, [u8; 32]>,
+    /// Of each key's newest write that is in here.
+    revisions: HashMap<String, u64>,
+    signers: HashMap<String, Arc<SigningKey>>,
     set: Arc<KeySet>,
+    /// Of the newest write that is in here.
+    revision: u64,
+    signer: Option<Signer>,
 }
 
-impl Verifying {
-    fn new(mut keys: Vec<(PublicKey, Option<UtcTime>)>, now: UtcTime) -> Self {
-        keys.retain(|(_, expires)| expires.is_none_or(|expires| expires > now));
-        let set = Arc::new(KeySet::new(keys.iter().map(|(key, _)| key.clone())));
-        Self { keys, set }
+/// Who signs, so that not every join asks the ring.
+struct Signer {
+    key: Arc<SigningKey>,
+    /// When another does.
+    until: Option<UtcTime>,
+}
+
+impl Held {
+    /// Takes in a record of the store.
+    fn put(&mut self, id: &str, stored: &Stored, revision: Revision) -> Result<(), store::Error> {
+        if self.revisions.get(id).is_some_and(|held| *held > revision.0) {
+            // An echo that comes late.
+            return Ok(());
+        }
+        let damaged = || unreadable(&format!("{PREFIX}{id}"));
+        let public = bytes32(&stored.public).ok_or_else(damaged)?;
+        if let (Some(seed), false) = (&stored.seed, stored.revoked) {
+            let seed = bytes32(seed).ok_or_else(damaged)?;
+            let key = SigningKey::from_seed(id.to_owned(), seed).map_err(|_| damaged())?;
+            self.signers.insert(id.to_owned(), Arc::new(key));
+        } else {
+            self.signers.remove(id);
+        }
+        self.public.insert(id.to_owned(), public);
+        self.ring.put(id, stored.dates());
+        self.revisions.insert(id.to_owned(), revision.0);
+        self.revision = self.revision.max(revision.0);
+        self.build();
+        Ok(())
+    }
+
+    fn remove(&mut self, id: &str, revision: u64) {
+        if self.revisions.get(id).is_some_and(|held| *held > revision) {
+            return;
+        }
+        self.revisions.remove(id);
+        self.ring.remove(id);
+        self.public.remove(id);
+        self.signers.remove(id);
+        self.revision = self.revision.max(revision);
+        self.build();
+    }
+
+    fn build(&mut self) {
+        // The newest first: they count should there ever be too many.
+        let shown = self.ring.shown(UtcTime::from_millis(0));
+        let trusted = shown.iter().rev().filter(|key| !key.dates.revoked);
+        let keys = trusted.filter_map(|key| {
+            Some(PublicKey { id: key.id.clone(), bytes: *self.public.get(&key.id)? })
+        });
+        self.set = Arc::new(KeySet::new(keys));
+        self.signer = None;
+    }
+
+    fn signer(&mut self, now: UtcTime) -> Option<Arc<SigningKey>> {
+        if let Some(signer) = &self.signer
+            && signer.until.is_none_or(|until| now < until)
+        {
+            return Some(Arc::clone(&signer.key));
+        }
+        let key = Arc::clone(self.signers.get(self.ring.signing(now)?)?);
+        let until = self.ring.next_begins(now);
+        tracing::info!(key = key.public().id, "tokens are signed with this key");
+        self.signer = Some(Signer { key: Arc::clone(&key), until });
+        Some(key)
     }
 }
 
-fn unreadable(what: &str) -> store::Error {
-    store::Error::Unavailable(format!("{what} is damaged: restore the state directory"))
-}
-
-fn bytes32(text: &str) -> Option<[u8; 32]> {
-    BASE64.decode(text).ok()?.try_into().ok()
-}
-
-fn json(value: &impl Serialize) -> Bytes {
-    // Text and numbers only.
-    serde_json::to_vec(value).map(Bytes::from).unwrap_or_default()
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Keys {
-    /// Reads the keys, and makes what is not there.
-    pub async fn load(store: Arc<dyn Store>, now: UtcTime) -> Result<Self, store::Error> {
-        let name = match store.get(NAME).await? {
-            Some(entry) => {
-                serde_json::from_slice(&entry.value).map_err(|_| unreadable("the store's name"))?
+    /// Reads the keys, and makes what is not there. `life` is the longest life
+    /// of a token that will be signed.
+    pub async fn load(
+        store: Arc<dyn Store>,
+        life: Duration,
+        now: UtcTime,
+    ) -> Result<Self, store::Error> {
+        let name = loop {
+            if let Some(entry) = store.get(NAME).await? {
+                break serde_json::from_slice(&entry.value)
+                    .map_err(|_| unreadable("the store's name"))?;
             }
-            None => {
-                let id = BroadcastId::from_random(random()).to_string();
-                let name = Name { id, created_at_ms: now.millis() };
-                store.create(NAME, json(&name)).await?;
-                name
+            let id = BroadcastId::from_random(random()).to_string();
+            let name = Name { id, created_at_ms: now.millis() };
+            match store.create(NAME, json(&name)).await {
+                Ok(_) => break name,
+                // Another control was faster: it is its name.
+                Err(store::Error::Exists) => {}
+                Err(error) => return Err(error),
             }
         };
-        let mut own: Option<(i64, SigningKey)> = None;
-        let mut keys = Vec::new();
-        for item in list_all(&*store, PREFIX).await? {
-            let id = item.key[PREFIX.len()..].to_owned();
-            let stored: Stored =
-                serde_json::from_slice(&item.entry.value).map_err(|_| unreadable(&item.key))?;
-            let public = bytes32(&stored.public).ok_or_else(|| unreadable(&item.key))?;
-            keys.push((
-                stored.created_at_ms,
-                PublicKey { id: id.clone(), bytes: public },
-                stored.expires_at_ms.map(UtcTime::from_millis),
-            ));
-            if let Some(seed) = &stored.seed {
-                let seed = bytes32(seed).ok_or_else(|| unreadable(&item.key))?;
-                let key = SigningKey::from_seed(id, seed).map_err(|_| unreadable(&item.key))?;
-                if own.as_ref().is_none_or(|(created, _)| *created < stored.created_at_ms) {
-                    own = Some((stored.created_at_ms, key));
-                }
-            }
+        let keys = Self {
+            store,
+            name,
+            life_ms: AtomicU64::new(millis(life)),
+            held: Mutex::default(),
+            changed: watch::Sender::new(0),
+        };
+        keys.reload().await?;
+        if keys.held.lock().ring.signing(now).is_none() {
+            keys.create(now, now).await?;
         }
-        let signing = match own {
-            Some((_, key)) => key,
-            None => {
-                let (key, stored) = make(now)?;
-                store.create(&format!("{PREFIX}{}", key.public().id), json(&stored)).await?;
-                keys.push((now.millis(), key.public(), None));
-                key
-            }
-        };
-        keys.sort_by_key(|(created, ..)| *created);
-        let keys = keys.into_iter().map(|(_, key, expires)| (key, expires)).collect();
-        let verifying = Mutex::new(Verifying::new(keys, now));
-        Ok(Self { store, name, signing, verifying })
+        Ok(keys)
     }
 
-    /// A token for `grant`.
+    /// Reads every key anew: at the start, and when changes were missed.
+    pub async fn reload(&self) -> Result<(), store::Error> {
+        let items = list_all(&*self.store, PREFIX).await?;
+        {
+            let mut held = self.held.lock();
+            let newest = items.iter().map(|item| item.entry.revision.0).max().unwrap_or(0);
+            let mut gone: Vec<String> = held.revisions.keys().cloned().collect();
+            for item in items {
+                let id = &item.key[PREFIX.len()..];
+                let stored: Stored =
+                    serde_json::from_slice(&item.entry.value).map_err(|_| unreadable(&item.key))?;
+                held.put(id, &stored, item.entry.revision)?;
+                gone.retain(|held| held != id);
+            }
+            // One that was written since the list was read stays.
+            gone.iter().for_each(|id| held.remove(id, newest));
+        }
+        self.tell();
+        Ok(())
+    }
+
+    /// Some control of this store, perhaps this one, wrote under [`PREFIX`].
+    pub fn on_change(&self, change: &Change) {
+        let Some(id) = change.key.strip_prefix(PREFIX) else { return };
+        let Some(value) = &change.value else {
+            self.held.lock().remove(id, change.revision.0);
+            return self.tell();
+        };
+        match serde_json::from_slice::<Stored>(value) {
+            Ok(stored) => {
+                let mut held = self.held.lock();
+                if let Err(error) = held.put(id, &stored, change.revision) {
+                    tracing::warn!(%error, "a key of another control is ignored");
+                }
+            }
+            Err(error) => {
+                tracing::warn!(key = id, %error, "a key of another control is ignored");
+            }
+        }
+        self.tell();
+    }
+
+    /// Wakes whenever nodes must be told [`Self::update`] anew.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    fn tell(&self) {
+        self.changed.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// A token for `grant`, with the key that signs when it is issued.
     ///
     /// # Errors
-    /// As [`SigningKey::sign`].
+    /// As [`SigningKey::sign`]; and when no key signs.
     pub fn sign(&self, grant: &Grant) -> Result<String, spyglass_token::Error> {
-        self.signing.sign(grant)
+        let issued = match grant {
+            Grant::Publish(grant) => grant.issued,
+            Grant::Watch(grant) => grant.issued,
+        };
+        let signer = self.held.lock().signer(issued);
+        signer.ok_or(spyglass_token::Error::Key)?.sign(grant)
     }
 
     /// What verifies now.
     pub fn set(&self) -> Arc<KeySet> {
-        Arc::clone(&self.verifying.lock().set)
+        Arc::clone(&self.held.lock().set)
     }
 
     /// The store's name: another one after its state was lost.
@@ -151,19 +277,38 @@ impl Keys {
         &self.name.id
     }
 
-    /// The public keys, the oldest first.
-    pub fn public(&self) -> Vec<PublicKey> {
-        self.verifying.lock().keys.iter().map(|(key, _)| key.clone()).collect()
+    /// Every key that is not revoked, the oldest first, with its public half.
+    pub fn shown(&self, now: UtcTime) -> Vec<(Shown, PublicKey)> {
+        let held = self.held.lock();
+        let trusted = held.ring.shown(now).into_iter().filter(|key| !key.dates.revoked);
+        trusted
+            .filter_map(|key| {
+                let bytes = *held.public.get(&key.id)?;
+                let public = PublicKey { id: key.id.clone(), bytes };
+                Some((key, public))
+            })
+            .collect()
     }
 
     /// For the nodes.
     pub fn update(&self) -> control::Keys {
-        let wire = |key: PublicKey| control::Key {
-            id: key.id,
-            public_key: Bytes::copy_from_slice(&key.bytes),
+        let held = self.held.lock();
+        let (revoked, trusted): (Vec<Shown>, Vec<Shown>) = held
+            .ring
+            .shown(UtcTime::from_millis(0))
+            .into_iter()
+            .rev()
+            .partition(|key| key.dates.revoked);
+        let wire = |key: Shown| {
+            let public_key = Bytes::copy_from_slice(held.public.get(&key.id)?);
+            Some(control::Key { id: key.id, public_key })
         };
-        let keys = self.public().into_iter().map(wire).collect();
-        control::Keys { store: self.name.id.clone(), keys }
+        control::Keys {
+            store: self.name.id.clone(),
+            keys: trusted.into_iter().filter_map(wire).take(MAX_KEYS).collect(),
+            revision: held.revision,
+            revoked: revoked.into_iter().map(|key| key.id).take(MAX_KEYS).collect(),
+        }
     }
 
     /// The store was made less than a day ago, perhaps because the one before
@@ -172,158 +317,205 @@ impl Keys {
         now.since(UtcTime::from_millis(self.name.created_at_ms)) < ADOPTION
     }
 
-    /// Takes over what a node holds that this store, being new, does not know.
-    /// True when there was any.
+    /// Tokens live this long from now on.
+    pub fn on_life(&self, life: Duration) {
+        self.life_ms.store(millis(life), Ordering::Relaxed);
+    }
+
+    /// Makes a key that signs after [`OVERLAP`].
+    pub async fn rotate(&self, now: UtcTime) -> Result<String, Error> {
+        {
+            let held = self.held.lock();
+            if let Some(next) = held.ring.next(now) {
+                return Err(Error::Waiting(next.to_owned()));
+            }
+            if held.signers.len() >= MAX_OWN {
+                return Err(Error::Full);
+            }
+        }
+        let id = self.create(now, now + OVERLAP).await?;
+        tracing::info!(key = id, "a new key will sign tokens in 10 s");
+        Ok(id)
+    }
+
+    /// Refuses a key from now on, everywhere. The one that signs is replaced
+    /// first, at once. Returns the key that signs then.
+    pub async fn revoke(&self, id: &str, now: UtcTime) -> Result<String, Error> {
+        let (known, signs, next) = {
+            let held = self.held.lock();
+            let known = held.ring.get(id).is_some_and(|dates| !dates.revoked);
+            let signs = held.ring.signing(now) == Some(id);
+            (known, signs, held.ring.next(now).map(str::to_owned))
+        };
+        if !known {
+            return Err(Error::Unknown);
+        }
+        match next {
+            Some(next) if signs => {
+                self.change(&next, |stored| stored.signs_from_ms = Some(now.millis())).await?;
+            }
+            None if signs => {
+                self.create(now, now).await?;
+            }
+            _ => {}
+        }
+        let life = self.held.lock().ring.get(id).map_or(ADOPTION, |dates| dates.life);
+        // While the store adopts, somebody may offer it again.
+        let until = now + life.max(ADOPTION);
+        self.change(id, |stored| {
+            stored.seed = None;
+            stored.revoked = true;
+            stored.expires_at_ms = Some(until.millis());
+        })
+        .await?;
+        tracing::warn!(key = id, "key revoked: its tokens are refused from now on");
+        let held = self.held.lock();
+        Ok(held.ring.signing(now).unwrap_or_default().to_owned())
+    }
+
+    async fn create(&self, now: UtcTime, signs_from: UtcTime) -> Result<String, store::Error> {
+        let seed: [u8; 32] = random();
+        let id = BroadcastId::from_random(random()).to_string();
+        let key = SigningKey::from_seed(id.clone(), seed).map_err(|_| unreadable("a new key"))?;
+        let stored = Stored {
+            public: BASE64.encode(key.public().bytes),
+            seed: Some(BASE64.encode(seed)),
+            created_at_ms: now.millis(),
+            signs_from_ms: Some(signs_from.millis()),
+            life_ms: Some(self.life_ms.load(Ordering::Relaxed)),
+            expires_at_ms: None,
+            revoked: false,
+        };
+        let revision = self.store.create(&format!("{PREFIX}{id}"), json(&stored)).await?;
+        self.held.lock().put(&id, &stored, revision)?;
+        self.tell();
+        Ok(id)
+    }
+
+    /// Changes a record, here and in the store.
+    async fn change(&self, id: &str, change: impl Fn(&mut Stored)) -> Result<(), Error> {
+        let name = format!("{PREFIX}{id}");
+        for _ in 0..ATTEMPTS {
+            let entry = self.store.get(&name).await?.ok_or(Error::Unknown)?;
+            let mut stored: Stored =
+                serde_json::from_slice(&entry.value).map_err(|_| unreadable(&name))?;
+            change(&mut stored);
+            match self.store.update(&name, json(&stored), entry.revision).await {
+                Ok(revision) => {
+                    self.held.lock().put(id, &stored, revision)?;
+                    self.tell();
+                    return Ok(());
+                }
+                Err(store::Error::Conflict) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(store::Error::Conflict.into())
+    }
+
+    /// Takes over what a node holds that this store, being new, does not know:
+    /// keys to verify with, and keys to refuse. True when there was any.
     pub async fn adopt(
         &self,
         offered: &[control::Key],
+        revoked: &[String],
         now: UtcTime,
     ) -> Result<bool, store::Error> {
         if !self.is_new(now) {
             return Ok(false);
         }
         let mut adopted = false;
+        for id in revoked.iter().take(MAX_KEYS) {
+            let held = self.held.lock().ring.get(id);
+            match held {
+                Some(dates) if dates.revoked => {}
+                Some(_) => match self.revoke(id, now).await {
+                    Ok(_) | Err(Error::Unknown) => adopted = true,
+                    Err(Error::Store(error)) => return Err(error),
+                    Err(_) => {}
+                },
+                None => {
+                    let mark = Stored::foreign([0; 32], now, true);
+                    adopted |= self.take(id, &mark).await?;
+                }
+            }
+        }
         for key in offered {
             let Ok(bytes) = <[u8; 32]>::try_from(&key.public_key[..]) else { continue };
-            let full = {
-                let held = &self.verifying.lock().keys;
-                let known = held.iter().any(|(held, _)| held.id == key.id);
-                known || held.iter().filter(|(_, expires)| expires.is_some()).count() >= MAX_ADOPTED
-            };
-            if full || !is_key_id(&key.id) {
-                continue;
+            let stored = Stored::foreign(bytes, now, false);
+            if self.take(&key.id, &stored).await? {
+                adopted = true;
+                tracing::info!(key = key.id, "adopted a key of an earlier control, to verify only");
             }
-            let expires = now + ADOPTION;
-            let stored = Stored {
-                public: BASE64.encode(bytes),
-                seed: None,
-                created_at_ms: now.millis(),
-                expires_at_ms: Some(expires.millis()),
-            };
-            match self.store.create(&format!("{PREFIX}{}", key.id), json(&stored)).await {
-                Ok(_) | Err(store::Error::Exists) => {}
-                Err(error) => return Err(error),
-            }
-            let mut verifying = self.verifying.lock();
-            if verifying.keys.iter().any(|(held, _)| held.id == key.id) {
-                // Another node brought it meanwhile.
-                continue;
-            }
-            let mut keys = std::mem::take(&mut verifying.keys);
-            keys.insert(0, (PublicKey { id: key.id.clone(), bytes }, Some(expires)));
-            *verifying = Verifying::new(keys, now);
-            adopted = true;
-            tracing::info!(key = key.id, "adopted a key of an earlier control, to verify only");
         }
         Ok(adopted)
     }
 
-    /// Drops adopted keys whose time is over. True when there were any.
-    pub async fn expire(&self, now: UtcTime) -> Result<bool, store::Error> {
-        let over = |(_, expires): &(PublicKey, Option<UtcTime>)| {
-            expires.is_some_and(|expires| expires <= now)
-        };
-        let gone: Vec<String> = {
-            let mut verifying = self.verifying.lock();
-            let gone: Vec<String> = verifying
-                .keys
-                .iter()
-                .filter(|key| over(key))
-                .map(|(key, _)| key.id.clone())
-                .collect();
-            if !gone.is_empty() {
-                let keys = std::mem::take(&mut verifying.keys);
-                *verifying = Verifying::new(keys, now);
+    /// Writes what a node offered, unless it is known or there is too much.
+    async fn take(&self, id: &str, stored: &Stored) -> Result<bool, store::Error> {
+        {
+            let held = self.held.lock();
+            let foreign =
+                |key: &Shown| key.dates.signs_from.is_none() && key.dates.revoked == stored.revoked;
+            let full =
+                held.ring.shown(UtcTime::from_millis(0)).iter().filter(|key| foreign(key)).count()
+                    >= MAX_ADOPTED;
+            if full || held.ring.get(id).is_some() || !is_key_id(id) {
+                return Ok(false);
             }
-            gone
-        };
-        for id in &gone {
-            self.store.delete(&format!("{PREFIX}{id}"), None).await?;
         }
-        Ok(!gone.is_empty())
-    }
-}
-
-fn make(now: UtcTime) -> Result<(SigningKey, Stored), store::Error> {
-    let seed: [u8; 32] = random();
-    let id = BroadcastId::from_random(random()).to_string();
-    let key = SigningKey::from_seed(id, seed).map_err(|_| unreadable("a new key"))?;
-    let stored = Stored {
-        public: BASE64.encode(key.public().bytes),
-        seed: Some(BASE64.encode(seed)),
-        created_at_ms: now.millis(),
-        expires_at_ms: None,
-    };
-    Ok((key, stored))
-}
-
-#[cfg(test)]
-mod tests {
-    use spyglass_media::ViewerId;
-    use spyglass_token::WatchGrant;
-
-    use super::*;
-    use crate::store::embedded::Embedded;
-
-    const NOW: UtcTime = UtcTime::from_millis(1_800_000_000_000);
-
-    async fn open(dir: &tempfile::TempDir) -> Keys {
-        let store = Embedded::open(&dir.path().join("control.redb")).unwrap();
-        Keys::load(Arc::new(store), NOW).await.unwrap()
+        match self.store.create(&format!("{PREFIX}{id}"), json(stored)).await {
+            Ok(revision) => {
+                self.held.lock().put(id, stored, revision)?;
+                self.tell();
+                Ok(true)
+            }
+            // Another node brought it meanwhile.
+            Err(store::Error::Exists) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
-    fn token(keys: &Keys) -> String {
-        let grant = WatchGrant {
-            broadcast: BroadcastId::from_random([1; 16]),
-            viewer: ViewerId::from_random([1; 16]),
-            seat: None,
-            push: false,
-            comment: false,
-            generation: 0,
-            issued: NOW,
-            expires: NOW + ADOPTION * 3,
+    /// Looks at the time: drops keys whose time is over, notes longer lives of
+    /// tokens, and rotates when the key has signed for `rotate_after`.
+    pub async fn on_tick(
+        &self,
+        now: UtcTime,
+        rotate_after: Option<Duration>,
+    ) -> Result<(), store::Error> {
+        let (over, signing) = {
+            let held = self.held.lock();
+            let signing = held.ring.signing(now).map(str::to_owned);
+            let signing = signing.and_then(|id| Some((held.ring.get(&id)?, id)));
+            (held.ring.over(now), signing)
         };
-        keys.sign(&Grant::Watch(grant)).unwrap()
-    }
-
-    #[tokio::test]
-    async fn keys_are_made_once_and_kept() {
-        let dir = tempfile::tempdir().unwrap();
-        let (name, token) = {
-            let keys = open(&dir).await;
-            assert_eq!(keys.public().len(), 1);
-            (keys.store_name().to_owned(), token(&keys))
-        };
-        let keys = open(&dir).await;
-        assert_eq!(keys.store_name(), name);
-        assert!(keys.set().verify(&token, NOW).is_ok());
-    }
-
-    #[tokio::test]
-    async fn a_new_store_adopts_the_old_ones_keys_for_a_day() {
-        let (old, new) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let before = open(&old).await;
-        let token = token(&before);
-        let keys = open(&new).await;
-        assert!(keys.set().verify(&token, NOW).is_err());
-        let mut offered = before.update().keys;
-        offered
-            .push(control::Key { id: "not a key id".to_owned(), public_key: [1; 32][..].into() });
-        offered.push(control::Key { id: "short".to_owned(), public_key: [1; 31][..].into() });
-        assert!(keys.adopt(&offered, NOW).await.unwrap());
-        assert!(!keys.adopt(&offered, NOW).await.unwrap());
-        assert_eq!(keys.public().len(), 2);
-        assert!(keys.set().verify(&token, NOW).is_ok());
-        let many =
-            (0..100).map(|n| control::Key { id: format!("k{n}"), public_key: [1; 32][..].into() });
-        keys.adopt(&many.collect::<Vec<_>>(), NOW).await.unwrap();
-        assert_eq!(keys.public().len(), 1 + MAX_ADOPTED);
-        drop(keys);
-        let keys = open(&new).await;
-        assert!(keys.set().verify(&token, NOW).is_ok(), "adopted keys survive a restart");
-        assert!(keys.expire(NOW + ADOPTION).await.unwrap());
-        assert!(keys.set().verify(&token, NOW).is_err());
-        assert_eq!(keys.public().len(), 1);
-        assert!(!keys.adopt(&offered, NOW + ADOPTION).await.unwrap(), "it is new no longer");
+        for id in over {
+            {
+                let mut held = self.held.lock();
+                let revision = held.revision;
+                held.remove(&id, revision);
+            }
+            self.tell();
+            self.store.delete(&format!("{PREFIX}{id}"), None).await?;
+            tracing::info!(key = id, "key dropped: every token it signed has expired");
+        }
+        let Some((dates, id)) = signing else { return Ok(()) };
+        let life = self.life_ms.load(Ordering::Relaxed);
+        if millis(dates.life) < life {
+            let longer = |stored: &mut Stored| stored.life_ms = Some(life);
+            // Gone meanwhile is as good.
+            if let Err(Error::Store(error)) = self.change(&id, longer).await {
+                return Err(error);
+            }
+        }
+        let since = dates.signs_from.unwrap_or(dates.created);
+        if rotate_after.is_some_and(|after| now.since(since) >= after) {
+            match self.rotate(now).await {
+                Ok(_) | Err(Error::Waiting(_)) => {}
+                Err(Error::Store(error)) => return Err(error),
+                Err(error) => tracing::warn!(%error, "the signing key is not rotated"),
+            }
+        }
+        Ok(())
     }
 }

@@ -26,6 +26,7 @@ mod follows;
 pub mod forwarded;
 pub mod geo;
 mod http;
+pub mod keyring;
 mod keys;
 pub mod limits;
 mod links;
@@ -196,6 +197,7 @@ impl Control {
         let followed = follow::run(Arc::clone(&panel), self.changes, shutdown.clone());
         let followed = tokio::spawn(followed);
         let recovery = tokio::spawn(recover::run(Arc::clone(&panel), shutdown.clone()));
+        let keys = tokio::spawn(upkeep::tell_keys(Arc::clone(&panel), shutdown.clone()));
         let own_admin = self.separate_admin.is_none();
         let with_metrics = own_admin && is_loopback(&self.http);
         if let Some(listener) = self.separate_admin {
@@ -221,7 +223,7 @@ impl Control {
             () = stopped => Ok(()),
         };
         shutdown.trigger();
-        for task in [upkeep, lists, followed, recovery] {
+        for task in [upkeep, lists, followed, recovery, keys] {
             if let Err(error) = task.await {
                 warn!(%error, "a task of control failed");
             }

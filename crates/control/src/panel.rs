@@ -144,7 +144,7 @@ impl Panel {
             instance: format!("{:016x}", u64::from_le_bytes(random())),
             peers: Mutex::default(),
             operator: hash(operator_key.expose()),
-            keys: Keys::load(Arc::clone(&store), now).await?,
+            keys: Keys::load(Arc::clone(&store), config.longest_token(), now).await?,
             users: Users::new(Arc::clone(&store)),
             follows: Follows::new(Arc::clone(&store), config.max_following),
             broadcasts: Broadcasts::load(

@@ -139,15 +139,27 @@ async fn clean(panel: &Panel, now: UtcTime) -> Result<(), store::Error> {
         panel.broadcasts.remove(record.id).await?;
     }
     panel.revocations.expire(now).await?;
-    if panel.keys.expire(now).await? {
-        panel.links.send_all(&Update::Keys(panel.keys.update()));
-    }
+    panel.keys.on_life(panel.config.longest_token());
+    panel.keys.on_tick(now, panel.config.key_rotation()).await?;
     let gone = panel.fleet().forget(Instant::now());
     for id in gone {
         info!(node = %id, "node forgotten: lost for a day");
         panel.drop_node(&id).await?;
     }
     Ok(())
+}
+
+/// Tells every node the keys whenever they have changed, here or at another
+/// control of the store.
+pub async fn tell_keys(panel: Arc<Panel>, shutdown: Shutdown) {
+    let mut changes = panel.keys.changes();
+    loop {
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() { return },
+            () = shutdown.requested() => return,
+        }
+        panel.links.send_all(&Update::Keys(panel.keys.update()));
+    }
 }
 
 /// Tells every node of every other, whenever that list has become another.

@@ -290,7 +290,14 @@ async fn nodes(asked: &mut Asked) -> [Node; 3] {
         asked.ask(id, operator("/v1/nodes/none/drain", 404)).await;
         asked.ask(id, call("/v1/nodes/edge-2/drain", "", Value::Null, 401)).await;
     }
-    asked.ask("listKeys", call("/v1/keys", "", Value::Null, 200)).await;
+    let keys = asked.ask("listKeys", call("/v1/keys", "", Value::Null, 200)).await.json();
+    asked.ask("rotateKeys", operator("/v1/keys/rotate", 201)).await;
+    asked.ask("rotateKeys", operator("/v1/keys/rotate", 409)).await;
+    asked.ask("rotateKeys", call("/v1/keys/rotate", "", Value::Null, 401)).await;
+    let first = format!("/v1/keys/{}", text(&keys["keys"][0]["id"]));
+    asked.ask("revokeKey", operator(&first, 200)).await;
+    asked.ask("revokeKey", operator(&first, 404)).await;
+    asked.ask("revokeKey", call(&first, "", Value::Null, 401)).await;
     [origin, edge, far]
 }
 

@@ -127,6 +127,8 @@ pub struct Attachment(Arc<Shared>);
 struct Shared {
     keys: Mutex<HeldKeys>,
     nodes: watch::Sender<Arc<[Node]>>,
+    /// Ids of keys that were revoked.
+    revoked_keys: watch::Sender<Arc<[String]>>,
     revocations: Mutex<Revocations>,
     revoked: broadcast::Sender<Revocation>,
     leases: Mutex<Leases>,
@@ -155,10 +157,20 @@ impl Shared {
     }
 
     fn hold_keys(&self, keys: spyglass_api::control::Keys) {
-        if self.keys.lock().on_update(keys, now_utc()) {
+        let (changed, revoked) = {
+            let mut held = self.keys.lock();
+            (held.on_update(keys, now_utc()), held.revoked())
+        };
+        if changed {
             tracing::info!("new verification keys");
             self.changed.notify_one();
         }
+        // Only now: whoever wakes finds the keys as they are.
+        self.revoked_keys.send_if_modified(|told| {
+            let news = *told != revoked;
+            *told = revoked;
+            news
+        });
     }
 
     fn hold_nodes(&self, nodes: Arc<[Node]>) {
@@ -177,6 +189,12 @@ impl Attachment {
     /// The keys that verify tokens now.
     pub fn keys(&self) -> Arc<KeySet> {
         self.0.keys.lock().set()
+    }
+
+    /// The ids of keys that were revoked. [`Self::keys`] no longer has them when
+    /// this changes; connections opened with their tokens must close.
+    pub fn revoked_keys(&self) -> watch::Receiver<Arc<[String]>> {
+        self.0.revoked_keys.subscribe()
     }
 
     /// Every node that control knows; the last known ones while it is away.
@@ -249,6 +267,7 @@ pub fn start(
     let saved = saved::read(&state, now_utc())?;
     let (commands, orders) = mpsc::channel(COMMANDS);
     let shared = Arc::new(Shared {
+        revoked_keys: watch::Sender::new(saved.keys.revoked()),
         keys: Mutex::new(saved.keys),
         nodes: watch::Sender::new(saved.nodes),
         revocations: Mutex::new(saved.revocations),

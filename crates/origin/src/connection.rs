@@ -8,17 +8,17 @@ use std::collections::VecDeque;
 use std::future::pending;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, Bytes};
 use spyglass_daemon::{Shutdown, now_utc};
 use spyglass_media::BroadcastId;
 use spyglass_rtmp::{Event, Limits, Refusal, Request, RequestId, Server};
-use spyglass_token::Denied;
+use spyglass_token::{Denied, key_id};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, info};
 
 use crate::broadcast::{Arrival, Broadcast, Candidate, Input, Order, PlayAnswer, PublishAnswer};
@@ -78,9 +78,12 @@ pub async fn serve<R, W>(
     R: AsyncRead + Unpin + Send,
     W: AsyncWrite + Unpin + Send,
 {
+    let revoked = registry.attachment.revoked_keys();
     let mut connection = Connection::new(registry, reader, writer, place);
+    let key = Arc::clone(&connection.key);
     let end = tokio::select! {
         end = connection.run() => end,
+        () = until_revoked(key, revoked) => End::Closed("the key of its token was revoked"),
         () = shutdown.requested() => End::Closed("origin stops"),
     };
     connection.leave().await;
@@ -92,6 +95,19 @@ pub async fn serve<R, W>(
         }
         Role::Viewer(ref mailbox) => {
             info!(%peer, broadcast = %mailbox.broadcast, viewer = %mailbox.viewer, %end, "push viewer left");
+        }
+    }
+}
+
+/// Ends once the key that let this connection in is revoked.
+async fn until_revoked(key: Arc<OnceLock<String>>, mut revoked: watch::Receiver<Arc<[String]>>) {
+    loop {
+        let gone = key.get().is_some_and(|key| revoked.borrow_and_update().contains(key));
+        if gone {
+            return;
+        }
+        if revoked.changed().await.is_err() {
+            return pending().await;
         }
     }
 }
@@ -125,6 +141,8 @@ struct Connection<R, W> {
     server: Server,
     role: Role,
     asked: Option<Asked>,
+    /// Names the key of the token that let this peer in.
+    key: Arc<OnceLock<String>>,
     pending: VecDeque<Bytes>,
     /// When what is pending was last written to, or became pending.
     progress: Instant,
@@ -143,6 +161,7 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<R, W>
             server: Server::new(Limits::default(), now),
             role: Role::Stranger,
             asked: None,
+            key: Arc::default(),
             pending: VecDeque::new(),
             progress: now,
             resume_reading: None,
@@ -294,6 +313,14 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<R, W>
         sent.map_err(|_| End::Closed("the broadcast is gone"))
     }
 
+    /// Remembers which key let this peer in: its revocation ends the connection.
+    fn let_in_by(&self, token: &str) -> Result<(), (&'static str, &'static str)> {
+        let key = self.key.get_or_init(|| key_id(token).unwrap_or_default());
+        // Revoked since the token was verified: then nobody looked at this connection.
+        let revoked = self.registry.attachment.revoked_keys().borrow().contains(key);
+        if revoked { Err(denied(Denied::UnknownKey)) } else { Ok(()) }
+    }
+
     // ---- publish
 
     async fn on_publish(&mut self, request: &Request) -> Result<(), End> {
@@ -314,6 +341,7 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<R, W>
         let token = request.token.as_deref().ok_or(NO_TOKEN)?;
         let keys = self.registry.attachment.keys();
         let grant = keys.verify_publish(token, now_utc()).map_err(denied)?;
+        self.let_in_by(token)?;
         if grant.broadcast != id {
             return Err(denied(Denied::WrongBroadcast));
         }
@@ -403,6 +431,7 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<R, W>
         let token = request.token.as_deref().ok_or(NO_TOKEN)?;
         let attachment = &self.registry.attachment;
         let grant = attachment.keys().verify_watch(token, now_utc()).map_err(denied)?;
+        self.let_in_by(token)?;
         if grant.broadcast != id {
             return Err(denied(Denied::WrongBroadcast));
         }

@@ -20,6 +20,17 @@ pub fn is_key_id(id: &str) -> bool {
         && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
 }
 
+/// The id of the key that `token` claims to be signed with; `None` when it is
+/// no token. Nothing is verified here: [`KeySet::verify`] is what to trust.
+pub fn key_id(token: &str) -> Option<String> {
+    if token.len() > MAX_LENGTH {
+        return None;
+    }
+    let token = UntrustedToken::<Public, V4>::try_from(token).ok()?;
+    let id = std::str::from_utf8(token.untrusted_footer()).ok()?;
+    is_key_id(id).then(|| id.to_owned())
+}
+
 /// Verifies what one [`SigningKey`] signs. No secret.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PublicKey {
@@ -238,6 +249,15 @@ mod tests {
         // Signed by the right key, but no grant of ours.
         let odd = PublicToken::sign(&key.secret, b"{\"r\":\"z\"}", Some(b"k1"), None).unwrap();
         assert_eq!(keys.verify(&odd, NOW), Err(Denied::Malformed));
+    }
+
+    #[test]
+    fn a_token_names_its_key() {
+        let token = key("k1", 1).sign(&Grant::Watch(watch())).unwrap();
+        assert_eq!(key_id(&token).as_deref(), Some("k1"));
+        for text in ["", "v4.public.", "v4.public.AAAA", &"A".repeat(MAX_LENGTH + 1)] {
+            assert_eq!(key_id(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ mod grant;
 mod key;
 
 pub use grant::{Grant, PublishGrant, WatchGrant};
-pub use key::{KeySet, MAX_KEYS, PublicKey, SigningKey, is_key_id};
+pub use key::{KeySet, MAX_KEYS, PublicKey, SigningKey, is_key_id, key_id};
 
 use std::fmt;
 

@@ -1,9 +1,7 @@
-//! `/v1/nodes` and `/v1/keys`
+//! `/v1/nodes`
 
 use axum::Json;
 use axum::extract::State;
-use base64::Engine as _;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use http::StatusCode;
 use serde_json::{Value, json};
 
@@ -14,7 +12,7 @@ use super::problem::Problem;
 use crate::fleet::{Node, Role};
 use crate::panel::{Caller, Panel};
 
-/// What can be asked of nodes, and the keys they verify with.
+/// What can be asked of nodes.
 pub fn operations() -> Vec<Operation> {
     let node = || Content::Json("Node");
     vec![
@@ -39,29 +37,24 @@ pub fn operations() -> Vec<Operation> {
             202,
             node(),
         ),
-        get("/v1/keys", keys).is(
-            "listKeys",
-            Who::Anyone,
-            "Public keys that verify tokens",
-            200,
-            Content::Json("KeyList"),
-        ),
     ]
 }
 
 /// `GET /v1/nodes`
 pub async fn list(State(panel): Shared, caller: Caller) -> Result<Json<Value>, Problem> {
     operator(&caller)?;
-    let nodes: Vec<Value> = panel.fleet().nodes().map(|node| shown(&node)).collect();
+    let nodes: Vec<Node> = panel.fleet().nodes().collect();
+    let nodes: Vec<Value> = nodes.iter().map(|node| shown(&panel, node)).collect();
     Ok(Json(json!({ "nodes": nodes })))
 }
 
-fn shown(node: &Node) -> Value {
+fn shown(panel: &Panel, node: &Node) -> Value {
     let registration = &node.registration;
     let address = match registration.role {
         Role::Origin => &registration.rtmp,
         Role::Edge => &registration.http,
     };
+    let draining = panel.fleet().is_draining(&node.id);
     let given = |url: &String| (!url.is_empty()).then(|| url.clone());
     json!({
         "id": *node.id,
@@ -82,6 +75,24 @@ fn shown(node: &Node) -> Value {
             "viewer_capacity": (node.load.capacity > 0).then_some(node.load.capacity),
         },
         "version": registration.version,
+        "remaining": draining.then(|| remaining(panel, node)),
+    })
+}
+
+/// What keeps a draining node from being empty: whoever is at work there, as
+/// control knows it and as the node itself says.
+fn remaining(panel: &Panel, node: &Node) -> Value {
+    let joined = panel.fleet().audience().of_node(&node.id).len();
+    let viewers = u32::try_from(joined).unwrap_or(u32::MAX).max(node.load.viewers);
+    let placed = match node.registration.role {
+        Role::Origin => panel.broadcasts.running_on(&node.id).len(),
+        // An edge counts those that somebody watches: they go with their viewers.
+        Role::Edge => 0,
+    };
+    json!({
+        "viewers": viewers,
+        "broadcasts": placed,
+        "empty": viewers == 0 && placed == 0,
     })
 }
 
@@ -114,19 +125,5 @@ async fn mark(
         return Err(caller::Node::unknown());
     }
     let node = panel.fleet().node(&node.0).ok_or_else(caller::Node::unknown)?;
-    Ok((StatusCode::ACCEPTED, Json(shown(&node))))
-}
-
-/// `GET /v1/keys`
-pub async fn keys(State(panel): Shared) -> Json<Value> {
-    let keys: Vec<Value> = panel
-        .keys
-        .public()
-        .into_iter()
-        .map(|key| {
-            let public_key = BASE64.encode(key.bytes);
-            json!({ "id": key.id, "algorithm": "v4.public", "public_key": public_key })
-        })
-        .collect();
-    Json(json!({ "store": panel.keys.store_name(), "keys": keys }))
+    Ok((StatusCode::ACCEPTED, Json(shown(panel, &node))))
 }

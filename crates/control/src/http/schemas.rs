@@ -362,6 +362,11 @@ fn operation() -> Shapes {
                         "viewer_capacity": {"type": ["integer", "null"], "minimum": 1},
                     })),
                     "version": text("of its program"),
+                    "remaining": maybe(object("What is left while it drains.", json!({
+                        "viewers": count("who still watch there"),
+                        "broadcasts": count("placed there and not ended; of origins"),
+                        "empty": flag("nothing is left: it can be stopped"),
+                    }))),
                 }),
             ),
         ),
@@ -384,6 +389,21 @@ fn operation() -> Shapes {
                     "id": text("tokens name it"),
                     "algorithm": {"type": "string", "const": "v4.public"},
                     "public_key": text("base64url without padding"),
+                    "state": {"type": "string", "enum": ["next", "signing", "verifying"]},
+                    "created_at": time("when it was made"),
+                    "not_before": maybe_time("from when on it signs; null: it only verifies"),
+                    "until": maybe_time("when it is dropped; null: another must come first"),
+                }),
+            ),
+        ),
+        (
+            "KeyRevoked",
+            object(
+                "A key that opens nothing any more.",
+                json!({
+                    "id": text("the key"),
+                    "state": {"type": "string", "const": "revoked"},
+                    "signing": text("the key that signs now"),
                 }),
             ),
         ),

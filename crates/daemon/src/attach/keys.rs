@@ -2,6 +2,9 @@
 //!
 //! A control that starts with an empty state has new keys, but tokens signed by
 //! its predecessor are still in people's hands: the old keys stay for a day.
+//!
+//! A node may hear from several controls of one store, of which one is behind:
+//! an older list adds keys but takes none away, and a revoked key never returns.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use spyglass_api::control;
 use spyglass_media::UtcTime;
-use spyglass_token::{KeySet, PublicKey};
+use spyglass_token::{KeySet, PublicKey, is_key_id};
 
 /// How long the keys of a lost store stay valid: as long as a publish token
 /// lives by default.
@@ -18,13 +21,19 @@ const GRACE: Duration = Duration::from_secs(24 * 60 * 60);
 /// Keys of lost stores kept at most, newest first.
 const OLD: usize = 32;
 
+/// Revoked keys remembered at most, the latest first.
+const REVOKED: usize = spyglass_token::MAX_KEYS;
+
 /// What [`HeldKeys`] is in the state directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Saved {
     store: String,
+    /// Of the newest list that is in here.
+    revision: u64,
     keys: Vec<SavedKey>,
     old: Vec<SavedOld>,
+    revoked: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,13 +86,25 @@ impl HeldKeys {
         keys.map(wire).collect()
     }
 
+    /// The ids of keys that were revoked.
+    pub fn revoked(&self) -> Arc<[String]> {
+        self.saved.revoked.as_slice().into()
+    }
+
     /// Control sent its keys. True when something changed.
     pub fn on_update(&mut self, update: control::Keys, now: UtcTime) -> bool {
         let before = self.saved.clone();
-        let keys: Vec<SavedKey> = update
+        let news = |id: &String| is_key_id(id) && !self.saved.revoked.contains(id);
+        let mut revoked: Vec<String> = update.revoked.into_iter().filter(news).collect();
+        revoked.append(&mut self.saved.revoked);
+        revoked.truncate(REVOKED);
+        self.saved.revoked = revoked;
+        let refused = &self.saved.revoked;
+        let mut keys: Vec<SavedKey> = update
             .keys
             .into_iter()
             .take(spyglass_token::MAX_KEYS)
+            .filter(|key| !refused.contains(&key.id))
             .filter_map(|key| {
                 let public_key = key.public_key.as_ref().try_into().ok()?;
                 Some(SavedKey { id: key.id, public_key })
@@ -95,10 +116,22 @@ impl HeldKeys {
             let replaced = replaced.into_iter().map(|key| SavedOld { key, until_ms });
             self.saved.old.splice(0..0, replaced);
             self.saved.store = update.store;
+            self.saved.revision = update.revision;
+        } else if update.revision != 0 && update.revision < self.saved.revision {
+            // From a control that is behind.
+            let missing = std::mem::take(&mut self.saved.keys);
+            let missing =
+                missing.into_iter().filter(|held| keys.iter().all(|key| key.id != held.id));
+            keys.extend(missing.collect::<Vec<_>>());
+            keys.truncate(spyglass_token::MAX_KEYS);
+        } else {
+            self.saved.revision = update.revision;
         }
+        keys.retain(|key| !refused.contains(&key.id));
         self.saved.keys = keys;
         let keys = &self.saved.keys;
-        self.saved.old.retain(|old| !keys.iter().any(|key| key.id == old.key.id));
+        let gone = |id: &String| refused.contains(id) || keys.iter().any(|key| key.id == *id);
+        self.saved.old.retain(|old| !gone(&old.key.id));
         self.saved.old.truncate(OLD);
         self.on_tick(now);
         let changed = self.saved != before;
@@ -140,7 +173,7 @@ mod tests {
 
     fn update(store: &str, keys: &[(&str, u8)]) -> control::Keys {
         let keys = keys.iter().map(|&(id, seed)| key(id, seed)).collect();
-        control::Keys { store: store.into(), keys }
+        control::Keys { store: store.into(), keys, ..control::Keys::default() }
     }
 
     fn ids(held: &HeldKeys) -> Vec<String> {
@@ -171,6 +204,43 @@ mod tests {
         assert!(!held.on_tick(UtcTime::from_millis(24 * HOUR)));
         assert!(held.on_tick(UtcTime::from_millis(25 * HOUR)));
         assert_eq!(ids(&held), ["b"]);
+    }
+
+    #[test]
+    fn a_revoked_key_never_returns() {
+        let now = UtcTime::from_millis(0);
+        let mut held = HeldKeys::default();
+        held.on_update(update("s", &[("a", 1)]), now);
+        held.on_update(update("t", &[("b", 2), ("c", 3)]), now);
+        let revoked = vec!["a".to_owned(), "b".to_owned(), "no id".to_owned()];
+        let news = control::Keys { revoked, ..update("t", &[("b", 2), ("c", 3)]) };
+        assert!(held.on_update(news, now));
+        assert_eq!(ids(&held), ["c"], "neither as a present key nor as an old one");
+        assert!(!held.on_update(update("t", &[("b", 2), ("c", 3)]), now));
+        let saved = serde_json::to_vec(&held.save()).unwrap();
+        let mut held = HeldKeys::restore(serde_json::from_slice(&saved).unwrap(), now);
+        held.on_update(update("u", &[("a", 1), ("d", 4)]), now);
+        assert_eq!(ids(&held), ["c", "d"], "nor after a restart, nor from a new store");
+        assert_eq!(*held.revoked(), ["a".to_owned(), "b".to_owned()]);
+        let many = (0..200).map(|n| format!("k{n}")).collect();
+        held.on_update(control::Keys { revoked: many, ..update("u", &[]) }, now);
+        assert_eq!(held.revoked().len(), REVOKED);
+    }
+
+    #[test]
+    fn a_control_that_is_behind_takes_nothing_away() {
+        let now = UtcTime::from_millis(0);
+        let at = |revision, keys: &[(&str, u8)]| control::Keys { revision, ..update("s", keys) };
+        let mut held = HeldKeys::default();
+        held.on_update(at(7, &[("a", 1), ("b", 2)]), now);
+        assert!(!held.on_update(at(5, &[("a", 1)]), now));
+        assert_eq!(ids(&held), ["a", "b"]);
+        assert!(held.on_update(at(5, &[("z", 3)]), now));
+        assert_eq!(ids(&held), ["a", "b", "z"]);
+        assert!(held.on_update(at(8, &[("b", 2)]), now));
+        assert_eq!(ids(&held), ["b"]);
+        assert!(held.on_update(at(0, &[("a", 1)]), now), "a release without revisions replaces");
+        assert_eq!(ids(&held), ["a"]);
     }
 
     #[test]

@@ -185,6 +185,7 @@ impl Link {
             broadcasts,
             keys: shared.keys.lock().to_register(),
             attached: others.iter().cloned().collect(),
+            revoked_keys: shared.keys.lock().revoked().to_vec(),
         }
     }
 

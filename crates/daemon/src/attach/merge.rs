@@ -33,6 +33,7 @@ impl Heard {
     pub fn on_keys(&mut self, link: LinkId, mut keys: Keys) -> Keys {
         self.turn += 1;
         keys.keys.truncate(spyglass_token::MAX_KEYS);
+        keys.revoked.truncate(spyglass_token::MAX_KEYS);
         self.keys.insert(link, (self.turn, keys));
         self.keys().unwrap_or_default()
     }
@@ -70,7 +71,15 @@ impl Heard {
                 .cloned()
                 .collect();
             all.keys.extend(unknown);
+            all.revision = all.revision.max(said.revision);
         }
+        // Whoever has heard that a key is revoked is right.
+        for said in newest_first.iter().skip(1) {
+            let news = said.revoked.iter().filter(|id| !all.revoked.contains(id));
+            let news: Vec<String> = news.cloned().collect();
+            all.revoked.extend(news);
+        }
+        all.keys.retain(|key| !all.revoked.contains(&key.id));
         Some(all)
     }
 
@@ -104,7 +113,7 @@ mod tests {
 
     fn keys(store: &str, ids: &[&str]) -> Keys {
         let key = |id: &&str| Key { id: (*id).into(), ..Key::default() };
-        Keys { store: store.into(), keys: ids.iter().map(key).collect() }
+        Keys { store: store.into(), keys: ids.iter().map(key).collect(), ..Keys::default() }
     }
 
     fn ids(keys: &Keys) -> Vec<&str> {
@@ -136,7 +145,7 @@ mod tests {
         heard.on_keys(1, keys("s", &["old", "new"]));
         // The second has not heard of the new key; nobody is refused for that.
         assert_eq!(ids(&heard.on_keys(2, keys("s", &["old"]))), ["old", "new"]);
-        // The old one is revoked once both have followed.
+        // The old one is dropped once both have followed.
         assert_eq!(ids(&heard.on_keys(1, keys("s", &["new"]))), ["new", "old"]);
         assert_eq!(ids(&heard.on_keys(2, keys("s", &["new"]))), ["new"]);
         // Another store: a lost one's keys are not its own.
@@ -144,6 +153,17 @@ mod tests {
         assert_eq!((other.store.as_str(), ids(&other)), ("t", vec!["x"]));
         let (left, _) = heard.on_gone(2);
         assert_eq!(left.map(|keys| keys.store), Some("s".into()));
+    }
+
+    #[test]
+    fn one_that_has_heard_of_a_revocation_is_enough() {
+        let mut heard = Heard::default();
+        let revoked = vec!["stolen".to_owned()];
+        heard.on_keys(1, Keys { revision: 9, revoked, ..keys("s", &["new"]) });
+        let late = Keys { revision: 7, ..keys("s", &["stolen"]) };
+        let all = heard.on_keys(2, late);
+        assert_eq!((ids(&all), all.revision), (vec!["new"], 9));
+        assert_eq!(all.revoked, ["stolen"]);
     }
 
     #[test]
