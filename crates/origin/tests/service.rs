@@ -20,7 +20,7 @@ use spyglass_testkit::gop::{self, Encoder};
 use spyglass_token::{Grant, PublishGrant, SigningKey, WatchGrant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
@@ -32,8 +32,8 @@ fn signer() -> SigningKey {
     SigningKey::from_seed("k1".to_owned(), [9; 32]).unwrap()
 }
 
-/// Hands out the test's key and listens to nothing.
-struct Keyring;
+/// Hands out the test's key, revokes it when told to, and listens to nothing.
+struct Keyring(watch::Receiver<bool>);
 
 #[tonic::async_trait]
 impl Control for Keyring {
@@ -46,12 +46,21 @@ impl Control for Keyring {
         let (updates, receiver) = mpsc::channel(8);
         let public = signer().public();
         let key = Key { id: public.id, public_key: public.bytes.to_vec().into() };
-        let keys = Keys { store: "test".to_owned(), keys: vec![key] };
+        let keys = Keys { store: "test".to_owned(), keys: vec![key], ..Keys::default() };
         let first = Update { update: Some(update::Update::Keys(keys)) };
         updates.send(Ok(first)).await.unwrap();
+        let mut revoke = self.0.clone();
         tokio::spawn(async move {
-            while let Ok(Some(_)) = reports.get_mut().message().await {}
-            drop(updates);
+            let reading = async { while let Ok(Some(_)) = reports.get_mut().message().await {} };
+            let revoking = async {
+                if revoke.wait_for(|revoke| *revoke).await.is_ok() {
+                    let revoked = vec![signer().public().id];
+                    let keys = Keys { store: "test".to_owned(), revoked, ..Keys::default() };
+                    let update = Update { update: Some(update::Update::Keys(keys)) };
+                    let _ = updates.send(Ok(update)).await;
+                }
+            };
+            tokio::join!(reading, revoking);
         });
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
@@ -61,16 +70,18 @@ struct World {
     origin: spyglass_origin::Addresses,
     shutdown: Shutdown,
     running: tokio::task::JoinHandle<()>,
+    revoke: watch::Sender<bool>,
     _state: tempfile::TempDir,
 }
 
 impl World {
     async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let revoke = watch::Sender::new(false);
         let control = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(
             tonic::transport::Server::builder()
-                .add_service(ControlServer::new(Keyring))
+                .add_service(ControlServer::new(Keyring(revoke.subscribe())))
                 .serve_with_incoming(TcpListenerStream::new(listener)),
         );
         let state = tempfile::tempdir().unwrap();
@@ -90,7 +101,7 @@ impl World {
         let shutdown = Shutdown::new();
         let stop = shutdown.clone();
         let running = tokio::spawn(async move { origin.run(stop).await.unwrap() });
-        Self { origin: addresses, shutdown, running, _state: state }
+        Self { origin: addresses, shutdown, running, revoke, _state: state }
     }
 
     async fn upstream(&self) -> UpstreamClient<InterceptedService<Channel, Attach>> {
@@ -345,6 +356,29 @@ async fn a_newer_generation_takes_the_seat_and_an_older_one_does_not() {
     let _new = play(2).await.unwrap();
     while old.media().await.is_some() {}
     assert_eq!(play(1).await.err().as_deref(), Some("NetStream.Play.Denied"));
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_revoked_key_cuts_those_it_let_in() {
+    let world = World::start().await;
+    let key = world.publish_key(id(6), 1000);
+    let mut publisher = world.publish(&key).await;
+    publisher.send_clip(0, 1).await;
+    let play = async || {
+        Peer::connect(&world.origin.rtmp, &world.watch_key(id(6), 1, 1), Intent::Play).await
+    };
+    let mut viewer = play().await.unwrap();
+    assert!(viewer.media().await.is_some());
+    world.revoke.send_replace(true);
+    let cut = async {
+        while viewer.media().await.is_some() {}
+        while publisher.event().await.is_some() {}
+    };
+    tokio::time::timeout(Duration::from_secs(5), cut).await.expect("both are cut within 5 s");
+    assert_eq!(play().await.err().as_deref(), Some("NetStream.Play.Denied"));
+    let again = Peer::connect(&world.origin.rtmp, &key, Intent::Publish).await;
+    assert_eq!(again.err().as_deref(), Some("NetStream.Publish.Denied"));
     world.stop().await;
 }
 

@@ -173,6 +173,10 @@ impl Link {
             );
         }
         rest.into_iter().for_each(|record| outbox.event(as_event(&record)));
+        let (keys, revoked_keys) = {
+            let held = shared.keys.lock();
+            (held.to_register(), held.revoked().to_vec())
+        };
         Register {
             node: profile.node.to_string(),
             role: profile.role.into(),
@@ -183,9 +187,9 @@ impl Link {
             location: profile.location.map(Into::into),
             incarnation: profile.incarnation,
             broadcasts,
-            keys: shared.keys.lock().to_register(),
+            keys,
             attached: others.iter().cloned().collect(),
-            revoked_keys: shared.keys.lock().revoked().to_vec(),
+            revoked_keys,
         }
     }
 

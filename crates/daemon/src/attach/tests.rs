@@ -222,7 +222,7 @@ fn signing_key(id: &str) -> SigningKey {
 fn keys(store: &str, key: &SigningKey) -> update::Update {
     let public = key.public();
     let key = control::Key { id: public.id, public_key: public.bytes.to_vec().into() };
-    update::Update::Keys(Keys { store: store.into(), keys: vec![key] })
+    update::Update::Keys(Keys { store: store.into(), keys: vec![key], ..Keys::default() })
 }
 
 #[tokio::test]

@@ -100,7 +100,7 @@ impl Service for Told {
         let (answers, receiver) = mpsc::channel(64);
         let public = signer().public();
         let key = Key { id: public.id, public_key: public.bytes.to_vec().into() };
-        let keys = Keys { store: "test".to_owned(), keys: vec![key] };
+        let keys = Keys { store: "test".to_owned(), keys: vec![key], ..Keys::default() };
         let nodes = Nodes { nodes: self.nodes.lock().clone() };
         for update in [update::Update::Keys(keys), update::Update::Nodes(nodes)] {
             answers.send(Ok(Update { update: Some(update) })).await.unwrap();
