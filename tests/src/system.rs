@@ -82,6 +82,11 @@ impl Process {
         let _ = self.child.wait();
     }
 
+    /// SIGHUP: it reads its configuration again.
+    pub fn hang_up(&self) {
+        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), Signal::SIGHUP).unwrap();
+    }
+
     /// SIGTERM; waits for the end and returns the exit code.
     pub async fn terminate(&mut self) -> Option<i32> {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap());

@@ -185,6 +185,29 @@ pub struct Invalid {
 }
 
 impl Config {
+    /// Keys that take effect without a restart when the file is read again
+    /// (SIGHUP). Nobody who is connected or seated is disturbed.
+    pub const RELOADED: &[&str] = &[
+        "push_viewers",
+        "commenters",
+        "chunk_seconds",
+        "resume_seconds",
+        "publish_token_seconds",
+        "watch_token_seconds",
+        "key_rotation_days",
+        "seat_reservation_seconds",
+        "seat_grace_seconds",
+        "ended_hours",
+        "rate_exempt",
+        "rate_list",
+        "rate_join",
+        "rate_create",
+        "rate_login",
+        "rate_unknown_id",
+        "rate_page",
+        "rate_other",
+    ];
+
     /// Refuses what the types alone let pass.
     ///
     /// # Errors

@@ -54,6 +54,7 @@ use spyglass_api::auth::{ClusterKey, Require};
 use spyglass_api::control::control_server::ControlServer;
 use spyglass_daemon::admin::Admin;
 use spyglass_daemon::http::{is_loopback, public_url};
+use spyglass_daemon::reload::Live;
 use spyglass_daemon::state::StateDir;
 use spyglass_daemon::{Secret, Shutdown, cluster_key, grpc, listen, panics, random};
 use tokio::net::TcpListener;
@@ -186,6 +187,11 @@ impl Control {
         self.addresses.clone()
     }
 
+    /// The settings that may change while it runs: [`Config::RELOADED`].
+    pub fn live(&self) -> Live<Config> {
+        self.panel.live.clone()
+    }
+
     /// Serves until `shutdown`, then lets requests under way finish.
     ///
     /// # Errors
@@ -197,6 +203,7 @@ impl Control {
         let followed = follow::run(Arc::clone(&panel), self.changes, shutdown.clone());
         let followed = tokio::spawn(followed);
         let recovery = tokio::spawn(recover::run(Arc::clone(&panel), shutdown.clone()));
+        let reload = tokio::spawn(upkeep::reload(Arc::clone(&panel), shutdown.clone()));
         let keys = tokio::spawn(upkeep::tell_keys(Arc::clone(&panel), shutdown.clone()));
         let own_admin = self.separate_admin.is_none();
         let with_metrics = own_admin && is_loopback(&self.http);
@@ -223,7 +230,7 @@ impl Control {
             () = stopped => Ok(()),
         };
         shutdown.trigger();
-        for task in [upkeep, lists, followed, recovery, keys] {
+        for task in [upkeep, lists, followed, recovery, keys, reload] {
             if let Err(error) = task.await {
                 warn!(%error, "a task of control failed");
             }

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, MutexGuard};
 use spyglass_api::control::{self, update::Update};
 use spyglass_daemon::admin::Admin;
+use spyglass_daemon::reload::Live;
 use spyglass_daemon::{Secret, now_utc, random};
 use spyglass_media::{BroadcastId, Location, NodeId, UserId, ViewerId};
 use spyglass_token::WatchGrant;
@@ -27,7 +28,7 @@ use crate::fleet::{Fleet, Registration, Role, SeatChange, State};
 use crate::follows::Follows;
 use crate::geo::Geo;
 use crate::keys::Keys;
-use crate::limits::{Asker, Limit, Limits};
+use crate::limits::{Asker, Limit, Limits, Rules};
 use crate::links::Links;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
@@ -88,6 +89,8 @@ impl Caller {
 pub struct Panel {
     /// As checked.
     pub config: Config,
+    /// What may change while control runs ([`Config::RELOADED`]), as it holds now.
+    pub live: Live<Config>,
     /// What stands before paths in URLs for people.
     pub public_http: String,
     /// Names this process among the controls.
@@ -162,6 +165,7 @@ impl Panel {
             nodes_changed: Notify::new(),
             started: Instant::now(),
             settling: Mutex::new(false),
+            live: Live::new(config.clone()),
             config,
             public_http,
             store: watched,
@@ -169,6 +173,11 @@ impl Panel {
             metrics,
             admin,
         })
+    }
+
+    /// Other limits on how often somebody may ask.
+    pub fn set_rates(&self, rules: Rules) {
+        self.limits.lock().set_rules(rules);
     }
 
     /// All nodes and viewers; held for a few lines, never across an await.
@@ -289,7 +298,7 @@ impl Panel {
         broadcast: BroadcastId,
         viewer: ViewerId,
     ) -> Result<(), revocations::Full> {
-        let life = Duration::from_secs(self.config.watch_token_seconds.into());
+        let life = Duration::from_secs(self.live.get().watch_token_seconds.into());
         let revocation = self.revocations.refuse(broadcast, viewer, now_utc() + life)?;
         // Nobody waits for the store here: it may be slow.
         self.links.send_all(&Update::Revocation(revocation));

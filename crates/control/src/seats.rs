@@ -56,7 +56,7 @@ enum Command {
 /// See the module.
 pub struct Seats {
     store: Arc<dyn Store>,
-    limits: Limits,
+    limits: Arc<Mutex<Limits>>,
     /// Until when seats of before this start wait for their viewers.
     restart: UtcTime,
     desks: Mutex<HashMap<BroadcastId, Open>>,
@@ -98,6 +98,7 @@ impl Seats {
     /// reservation's time from then on to show that somebody sits there.
     pub fn new(store: Arc<dyn Store>, limits: Limits, started: UtcTime) -> Self {
         let restart = started + limits.reservation;
+        let limits = Arc::new(Mutex::new(limits));
         Self { store, limits, restart, desks: Mutex::default() }
     }
 
@@ -169,6 +170,11 @@ impl Seats {
         let _ = desk.send(command).await;
     }
 
+    /// Other limits from now on; nobody loses a seat by it.
+    pub fn set_limits(&self, limits: Limits) {
+        *self.limits.lock() = limits;
+    }
+
     fn open(&self, id: BroadcastId) -> Open {
         let (commands, waiting) = mpsc::channel(WAITING);
         let ended = Arc::new(AtomicBool::new(false));
@@ -176,7 +182,7 @@ impl Seats {
         let desk = Desk {
             key: key(id),
             store: Arc::clone(&self.store),
-            limits: self.limits,
+            limits: Arc::clone(&self.limits),
             restart: Some(self.restart),
             held: None,
             ended: Arc::clone(&ended),
@@ -192,7 +198,7 @@ impl Seats {
 struct Desk {
     key: String,
     store: Arc<dyn Store>,
-    limits: Limits,
+    limits: Arc<Mutex<Limits>>,
     /// Set until the record has been read for the first time.
     restart: Option<UtcTime>,
     /// What the store holds, as far as is known.
@@ -259,7 +265,8 @@ impl Desk {
         while Instant::now() < until {
             let held = self.read().await?;
             let mut seats = held.seats.clone();
-            let (given, changed) = apply(&mut seats, batch, self.limits, now_utc());
+            let limits = *self.limits.lock();
+            let (given, changed) = apply(&mut seats, batch, limits, now_utc());
             let revision = if changed {
                 match self.write(&seats, held.revision).await {
                     Ok(revision) => Some(revision),

@@ -87,7 +87,7 @@ async fn lose_silent_nodes(panel: &Panel) {
 
 async fn end_overdue(panel: &Panel) {
     let (now, instant) = (now_utc(), Instant::now());
-    let unused = panel.config.unused();
+    let unused = panel.live.get().unused();
     let overdue = {
         let fleet = panel.fleet();
         panel.broadcasts.all(|record: &Record| {
@@ -130,7 +130,7 @@ fn signed(count: u64) -> i64 {
 
 /// Drops what no longer matters to anybody.
 async fn clean(panel: &Panel, now: UtcTime) -> Result<(), store::Error> {
-    let kept = Duration::from_secs(u64::from(panel.config.ended_hours) * 3600);
+    let kept = Duration::from_secs(u64::from(panel.live.get().ended_hours) * 3600);
     let forgotten = panel.broadcasts.all(|record: &Record| {
         record.ended_at_ms.is_some_and(|ended| now.since(UtcTime::from_millis(ended)) > kept)
     });
@@ -139,14 +139,29 @@ async fn clean(panel: &Panel, now: UtcTime) -> Result<(), store::Error> {
         panel.broadcasts.remove(record.id).await?;
     }
     panel.revocations.expire(now).await?;
-    panel.keys.on_life(panel.config.longest_token());
-    panel.keys.on_tick(now, panel.config.key_rotation()).await?;
+    panel.keys.on_life(panel.live.get().longest_token());
+    panel.keys.on_tick(now, panel.live.get().key_rotation()).await?;
     let gone = panel.fleet().forget(Instant::now());
     for id in gone {
         info!(node = %id, "node forgotten: lost for a day");
         panel.drop_node(&id).await?;
     }
     Ok(())
+}
+
+/// Puts in effect what is read again while control runs.
+pub async fn reload(panel: Arc<Panel>, shutdown: Shutdown) {
+    let mut changes = panel.live.changes();
+    loop {
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() { return },
+            () = shutdown.requested() => return,
+        }
+        let config = panel.live.get();
+        panel.set_rates(config.rate_rules());
+        panel.seats.set_limits(config.seat_limits());
+        panel.keys.on_life(config.longest_token());
+    }
 }
 
 /// Tells every node the keys whenever they have changed, here or at another

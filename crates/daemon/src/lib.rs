@@ -20,6 +20,7 @@ pub mod listen;
 pub mod log;
 pub mod meter;
 pub mod panics;
+pub mod reload;
 mod secret;
 mod shutdown;
 pub mod socket;

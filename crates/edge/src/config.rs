@@ -132,6 +132,10 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Keys that take effect without a restart when the file is read again
+    /// (SIGHUP): none yet. A change is told in the log and waits.
+    pub const RELOADED: &[&str] = &[];
+
     pub(crate) fn broadcast_limits(&self) -> crate::broadcasts::Limits {
         crate::broadcasts::Limits {
             slot: crate::slot::Limits {

@@ -108,6 +108,20 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Keys that take effect without a restart when the file is read again
+    /// (SIGHUP): for publishers, viewers and broadcasts that come from then on.
+    pub const RELOADED: &[&str] = &[
+        "max_broadcasts",
+        "viewer_capacity",
+        "publisher_mbit",
+        "gop_cache_mb",
+        "push_queue_gops",
+        "push_queue_mb",
+        "silence_seconds",
+        "ended_seconds",
+        "max_watchers",
+    ];
+
     /// What each push viewer's queue may hold.
     pub(crate) fn queue_limits(&self) -> crate::send_queue::Limits {
         crate::send_queue::Limits {

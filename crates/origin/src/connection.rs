@@ -361,7 +361,7 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<R, W>
         let candidate = Candidate { connection, grant, answer, orders };
         let ended = |_| ("ended", ENDED);
         broadcast.inputs.send(Input::Publish(candidate)).await.map_err(ended)?;
-        let pace = Pace::new(self.registry.config.publisher_mbit, BURST, now());
+        let pace = Pace::new(self.registry.live.get().publisher_mbit, BURST, now());
         let lead = Lead::new(now());
         self.role =
             Role::Publisher(Link { id: connection, broadcast, orders: receiver, pace, lead });
@@ -448,7 +448,7 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<R, W>
         let full =
             |_| ("full", "this origin holds as many broadcasts as it takes: try again later");
         let broadcast = self.registry.await_publisher(id).map_err(full)?;
-        let limits = self.registry.config.queue_limits();
+        let limits = self.registry.live.get().queue_limits();
         let seat = (seat, grant.generation);
         let mailbox = Arc::new(Mailbox::new(id, grant.viewer, seat, now_utc(), limits));
         let (answer, answered) = oneshot::channel();

@@ -41,6 +41,7 @@ use spyglass_api::upstream::upstream_server::UpstreamServer;
 use spyglass_daemon::admin::Admin;
 use spyglass_daemon::attach::{self, Attachment, Command, Profile};
 use spyglass_daemon::http::{is_loopback, public_url};
+use spyglass_daemon::reload::Live;
 use spyglass_daemon::state::StateDir;
 use spyglass_daemon::{Shutdown, cluster_key, grpc, listen, now_utc, panics, random};
 use spyglass_media::NodeId;
@@ -110,6 +111,7 @@ pub struct Addresses {
 /// An origin with its listeners open and its state read.
 pub struct Origin {
     config: Config,
+    live: Live<Config>,
     addresses: Addresses,
     incarnation: u64,
     key: ClusterKey,
@@ -159,6 +161,7 @@ impl Origin {
         };
         let incarnation = u64::from_le_bytes(random());
         Ok(Self {
+            live: Live::new(config.clone()),
             config,
             addresses,
             incarnation,
@@ -179,6 +182,11 @@ impl Origin {
         self.addresses.clone()
     }
 
+    /// The settings that may change while it runs: [`Config::RELOADED`].
+    pub fn live(&self) -> Live<Config> {
+        self.live.clone()
+    }
+
     /// Serves until `shutdown`, then lets connections close and writes the journal.
     pub async fn run(self, shutdown: Shutdown) -> Result<(), Error> {
         let reports = Arc::new(Reports::new(now()));
@@ -187,7 +195,7 @@ impl Origin {
         let failed = |source| Error::State { path, source };
         let found = self.journal.read_all().map_err(failed)?;
         let registry = Registry::open(
-            self.config.clone(),
+            self.live.clone(),
             self.metrics.clone(),
             self.journal.clone(),
             attachment.clone(),

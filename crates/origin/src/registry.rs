@@ -16,6 +16,7 @@ use spyglass_api::upstream::{BroadcastState, DirectoryEntry, Expire};
 use spyglass_daemon::attach::{Attachment, Source};
 use spyglass_daemon::meter::Meter;
 use spyglass_daemon::now_utc;
+use spyglass_daemon::reload::Live;
 use spyglass_hls::segmenter::{self, Resume};
 use spyglass_media::{BroadcastId, UtcTime};
 use spyglass_token::PublishGrant;
@@ -51,8 +52,10 @@ pub enum Change {
 /// All broadcasts of this process.
 #[derive(Debug)]
 pub struct Registry {
-    /// Limits and times.
-    pub config: Config,
+    /// As it was at the start.
+    pub config: Arc<Config>,
+    /// What may change while the origin runs ([`Config::RELOADED`]), as it holds now.
+    pub live: Live<Config>,
     /// Counters.
     pub metrics: Metrics,
     /// Keeps what must survive a restart.
@@ -76,7 +79,7 @@ pub struct Full;
 impl Registry {
     /// Starts every broadcast that the journal knows.
     pub fn open(
-        config: Config,
+        live: Live<Config>,
         metrics: Metrics,
         journal: Journal,
         attachment: Attachment,
@@ -85,7 +88,8 @@ impl Registry {
     ) -> Arc<Self> {
         let registry = Arc::new(Self {
             fresh: found.is_empty(),
-            config,
+            config: live.get(),
+            live,
             metrics,
             journal,
             attachment,
@@ -145,7 +149,7 @@ impl Registry {
         if let Some(broadcast) = broadcasts.get(&id) {
             return Ok(Arc::clone(broadcast));
         }
-        if broadcasts.len() >= self.config.max_broadcasts {
+        if broadcasts.len() >= self.live.get().max_broadcasts {
             let gone = broadcasts.values().filter(|broadcast| broadcast.phase() == Phase::Gone);
             let oldest = gone.min_by_key(|broadcast| broadcast.record().ended).map(|gone| gone.id);
             let Some(oldest) = oldest else { return Err(Full) };
@@ -352,7 +356,7 @@ impl Source for Reports {
             broadcasts: u32::try_from(live).unwrap_or(0),
             egress_bps: busy.egress_bps,
             cpu: busy.cpu,
-            viewer_capacity: registry.config.viewer_capacity,
+            viewer_capacity: registry.live.get().viewer_capacity,
         }
     }
 

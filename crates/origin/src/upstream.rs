@@ -80,7 +80,7 @@ impl Upstream for Service {
             return Err(Status::invalid_argument("the first message must be a hello"));
         };
         let node = convert::node(&hello.node)?;
-        let place = Place::take(&self.watchers, self.registry.config.max_watchers)
+        let place = Place::take(&self.watchers, self.registry.live.get().max_watchers)
             .ok_or_else(|| Status::resource_exhausted("too many edges watch this origin"))?;
         let (answers, receiver) = mpsc::channel(WAITING);
         let watch =

@@ -10,6 +10,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::{Value, json};
 use spyglass_control::Control;
+use spyglass_daemon::reload::{Live, Reload};
 use spyglass_daemon::{Shutdown, config, log};
 use spyglass_edge::Edge;
 use spyglass_origin::Origin;
@@ -130,10 +131,21 @@ pub fn edge_entry(edge: &Edge) -> Value {
 /// Runs control to its end.
 pub async fn control(args: ControlArgs, shutdown: Shutdown) -> anyhow::Result<()> {
     ready::clear(args.files.ready_file.as_deref())?;
+    let overlay = overlay(&args)?;
     let config: spyglass_control::Config =
-        config::load(args.files.config.as_deref(), overlay(&args)?)?;
+        config::load(args.files.config.as_deref(), overlay.clone())?;
     log::init(config.log_format);
     let control = Control::load(config).await?;
+    let reload = Reload {
+        file: args.files.config.clone(),
+        overlay,
+        live: control.live(),
+        keys: spyglass_control::Config::RELOADED,
+        check: |config: &spyglass_control::Config| {
+            config.check().map_err(|error| error.to_string())
+        },
+    };
+    tokio::spawn(reload.on_hangup()?);
     let at = control.addresses();
     let entry = json!({"control": control_entry(&control), "operator_key": at.operator_key});
     let running = control.run(shutdown.clone());
@@ -143,10 +155,19 @@ pub async fn control(args: ControlArgs, shutdown: Shutdown) -> anyhow::Result<()
 /// Runs an origin to its end.
 pub async fn origin(args: OriginArgs, shutdown: Shutdown) -> anyhow::Result<()> {
     ready::clear(args.files.ready_file.as_deref())?;
+    let overlay = overlay(&args)?;
     let config: spyglass_origin::Config =
-        config::load(args.files.config.as_deref(), overlay(&args)?)?;
+        config::load(args.files.config.as_deref(), overlay.clone())?;
     log::init(config.log_format);
     let origin = Origin::load(config).await?;
+    let reload = Reload {
+        file: args.files.config.clone(),
+        overlay,
+        live: origin.live(),
+        keys: spyglass_origin::Config::RELOADED,
+        check: |_| Ok(()),
+    };
+    tokio::spawn(reload.on_hangup()?);
     let (health, entry) = (origin.addresses().health, json!({"origins": [origin_entry(&origin)]}));
     serve(origin.run(shutdown.clone()), &args.files, &health, entry, shutdown).await
 }
@@ -154,9 +175,18 @@ pub async fn origin(args: OriginArgs, shutdown: Shutdown) -> anyhow::Result<()> 
 /// Runs an edge to its end.
 pub async fn edge(args: EdgeArgs, shutdown: Shutdown) -> anyhow::Result<()> {
     ready::clear(args.files.ready_file.as_deref())?;
+    let overlay = overlay(&args)?;
     let config: spyglass_edge::Config =
-        config::load(args.files.config.as_deref(), overlay(&args)?)?;
+        config::load(args.files.config.as_deref(), overlay.clone())?;
     log::init(config.log_format);
+    let reload = Reload {
+        file: args.files.config.clone(),
+        overlay,
+        live: Live::new(config.clone()),
+        keys: spyglass_edge::Config::RELOADED,
+        check: |_| Ok(()),
+    };
+    tokio::spawn(reload.on_hangup()?);
     let edge = Edge::load(config).await?;
     let (health, entry) = (edge.addresses().health, json!({"edges": [edge_entry(&edge)]}));
     serve(edge.run(shutdown.clone()), &args.files, &health, entry, shutdown).await

@@ -3,6 +3,7 @@
 mod a_browser_plays_it;
 mod a_private_broadcast_is_a_secret;
 mod a_publisher_comes_back;
+mod a_reload_disconnects_nobody;
 mod a_slow_viewer_costs_only_itself;
 mod an_edge_outlives_its_origin;
 mod broadcasts_outlive_control;

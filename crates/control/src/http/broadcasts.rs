@@ -114,7 +114,7 @@ pub async fn create(
     let private_to = fields.users("private_to")?;
     let seconds = fields.number("chunk_seconds", CHUNK_ADVICE)?;
     fields.finish("`title`, `location`, `private_to` and `chunk_seconds`")?;
-    let seconds = seconds.unwrap_or(panel.config.chunk_seconds);
+    let seconds = seconds.unwrap_or(panel.live.get().chunk_seconds);
     let chunk_ms = chunk_ms(seconds)
         .ok_or_else(|| Problem::bad(format!("field `chunk_seconds`: {CHUNK_ADVICE}")))?;
 
@@ -131,7 +131,7 @@ pub async fn create(
         user,
         private_to,
         chunk_ms,
-        resume_ms: panel.config.resume_seconds.saturating_mul(1000),
+        resume_ms: panel.live.get().resume_seconds.saturating_mul(1000),
         location,
         created_at_ms: now.millis(),
     };
@@ -172,7 +172,7 @@ fn publish_token(panel: &Panel, record: &Record, now: UtcTime) -> Result<String,
         chunk_ms: record.memo.chunk_ms,
         resume_ms: record.memo.resume_ms,
         issued: now,
-        expires: now + Duration::from_secs(panel.config.publish_token_seconds.into()),
+        expires: now + Duration::from_secs(panel.live.get().publish_token_seconds.into()),
     };
     panel.keys.sign(&Grant::Publish(grant)).map_err(|error| {
         tracing::error!(%error, "cannot sign");

@@ -34,7 +34,8 @@ impl Client {
         let config = &panel.config;
         let (header, trusted) = (config.forwarded_header, &config.trusted_proxies);
         let address = forwarded::client(peer, request.headers(), header, trusted);
-        let exempt = config.rate_exempt.iter().any(|network| network.contains(address));
+        let now = panel.live.get();
+        let exempt = now.rate_exempt.iter().any(|network| network.contains(address));
         let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
         let is_operator = || {
             let header = request.headers().get(AUTHORIZATION);

@@ -87,8 +87,8 @@ pub async fn join(
         Err(error) => return Err(error.into()),
     };
     let number = seat.map(|seat| seat.number);
-    let push = number.is_some_and(|number| number <= panel.config.push_viewers);
-    let comment = number.is_some_and(|number| number <= panel.config.commenters);
+    let push = number.is_some_and(|number| number <= panel.live.get().push_viewers);
+    let comment = number.is_some_and(|number| number <= panel.live.get().commenters);
     let now = now_utc();
     let grant = WatchGrant {
         broadcast: record.id,
@@ -98,7 +98,7 @@ pub async fn join(
         comment,
         generation: seat.map_or(0, |seat| seat.generation),
         issued: now,
-        expires: now + Duration::from_secs(panel.config.watch_token_seconds.into()),
+        expires: now + Duration::from_secs(panel.live.get().watch_token_seconds.into()),
     };
     let token = panel.keys.sign(&Grant::Watch(grant)).map_err(|error| {
         tracing::error!(%error, "cannot sign");

@@ -100,7 +100,7 @@ impl Task {
         setup: Setup,
         list: watch::Sender<Option<Arc<List>>>,
     ) -> Self {
-        let mut limits = registry.config.life_limits();
+        let mut limits = registry.live.get().life_limits();
         if let Some(restored) = &setup.restored {
             limits.resume = restored.resume;
         }
@@ -121,7 +121,7 @@ impl Task {
                 *broadcast.objects.lock() = Some(chunklist);
             }
         }
-        let fanout = Fanout::new(registry.config.gop_cache_bytes());
+        let fanout = Fanout::new(registry.live.get().gop_cache_bytes());
         let mut task = Self {
             id: setup.id,
             life,
