@@ -23,6 +23,14 @@ impl Peer {
     /// # Panics
     /// When the server refuses.
     pub async fn connect(url: &str, intent: Intent) -> Self {
+        Self::try_connect(url, intent).await.unwrap()
+    }
+
+    /// As [`Peer::connect`], with the server's code when it refuses.
+    ///
+    /// # Errors
+    /// The code, or what else happened.
+    pub async fn try_connect(url: &str, intent: Intent) -> Result<Self, String> {
         let (base, name) = url.rsplit_once('/').unwrap();
         let app = base.rsplit('/').next().unwrap();
         let config = ClientConfig {
@@ -39,10 +47,10 @@ impl Peer {
         let mut peer = Self { socket, client, buffer: vec![0; 64 * 1024] };
         loop {
             match peer.next().await {
-                Some(ClientEvent::Ready) => return peer,
-                Some(ClientEvent::Refused { code, description }) => panic!("{code}: {description}"),
+                Some(ClientEvent::Ready) => return Ok(peer),
+                Some(ClientEvent::Refused { code, .. }) => return Err(code),
                 Some(_) => {}
-                None => panic!("the server closed the connection"),
+                None => return Err("the server closed the connection".to_owned()),
             }
         }
     }
