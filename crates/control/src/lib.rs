@@ -65,7 +65,7 @@ pub use self::http::openapi;
 pub use crate::config::{Config, Invalid};
 use crate::geo::Geo;
 use crate::panel::Panel;
-use crate::store::Store;
+use crate::store::Engine as StoreEngine;
 use crate::store::embedded::{Embedded, OpenError};
 pub use spyglass_store as store;
 
@@ -143,8 +143,9 @@ impl Control {
         config.check()?;
         let failed = |source| Error::State { path: config.state.clone(), source };
         let state = StateDir::open(&config.state).map_err(failed)?;
-        let store: Arc<dyn Store> = Arc::new(Embedded::open(&state.path().join("control.redb"))?);
-        Self::load_with(config, store).await
+        let engine: Arc<dyn StoreEngine> =
+            Arc::new(Embedded::open(&state.path().join("control.redb"))?);
+        Self::load_with(config, engine).await
     }
 
     /// As [`Control::load`], over a store that is open and may be another
@@ -152,14 +153,14 @@ impl Control {
     ///
     /// # Errors
     /// As [`Control::load`].
-    pub async fn load_with(config: Config, store: Arc<dyn Store>) -> Result<Self, Error> {
+    pub async fn load_with(config: Config, engine: Arc<dyn StoreEngine>) -> Result<Self, Error> {
         config.check()?;
         let key = cluster_key(&config.cluster_key, &config.cluster_key_file)?;
         let failed = |source| Error::State { path: config.state.clone(), source };
         let state = StateDir::open(&config.state).map_err(failed)?;
         let operator_key = operator_key(&config, &state).map_err(failed)?;
         // What is written while the panel reads is followed afterwards.
-        let changes = store.watch("");
+        let changes = engine.watch("");
         let http = listen::tcp("--http", config.http).await?;
         let grpc = listen::tcp("--grpc", config.grpc).await?;
         let separate_admin = match config.admin {
@@ -177,7 +178,7 @@ impl Control {
         panics::install(&admin);
         let public_http = addresses.http.clone();
         let geo = Geo::load(config.geo_mmdb.clone())?;
-        let panel = Panel::load(config, &operator_key, public_http, store, geo, admin).await?;
+        let panel = Panel::load(config, &operator_key, public_http, engine, geo, admin).await?;
         let panel = Arc::new(panel);
         Ok(Self { panel, changes, addresses, key, http, grpc, separate_admin })
     }

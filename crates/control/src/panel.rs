@@ -36,7 +36,7 @@ use crate::placement::{Placed, rank};
 use crate::record::Record;
 use crate::revocations::{self, Revocations};
 use crate::seats::Seats;
-use crate::store::{self, Store};
+use crate::store::{self, Engine, Store};
 use crate::users::{Users, hash};
 
 /// After its state was lost, control does not tell nodes of each other until
@@ -97,6 +97,8 @@ pub struct Panel {
     pub instance: String,
     peers: Mutex<Peers>,
     operator: [u8; 32],
+    /// What is remembered, and what controls tell each other.
+    pub engine: Arc<dyn Engine>,
     store: Arc<Watched>,
     unwritten: Mutex<Unwritten>,
     /// Signing and verifying.
@@ -133,12 +135,12 @@ impl Panel {
         config: Config,
         operator_key: &Secret,
         public_http: String,
-        store: Arc<dyn Store>,
+        engine: Arc<dyn Engine>,
         geo: Geo,
         admin: Admin,
     ) -> Result<Self, store::Error> {
         let now = now_utc();
-        let watched = Arc::new(Watched::new(store));
+        let watched = Arc::new(Watched::new(Arc::<dyn Engine>::clone(&engine)));
         let store = Arc::clone(&watched) as Arc<dyn Store>;
         let metrics = Metrics::register(&mut admin.registry());
         let mut fleet = Fleet::new(config.max_nodes, config.max_viewers);
@@ -168,6 +170,7 @@ impl Panel {
             live: Live::new(config.clone()),
             config,
             public_http,
+            engine,
             store: watched,
             unwritten: Mutex::default(),
             metrics,

@@ -11,9 +11,12 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use spyglass_api::control::{Phase, Role};
 use spyglass_control::store::embedded::Embedded;
-use spyglass_control::store::{Answer, Entry, Error, Item, Revision, Store, Watch};
+use spyglass_control::store::{
+    Answer, Bus, Engine, Entry, Error, Item, Log, Logged, Revision, Store, Subscription, Watch,
+};
 use spyglass_daemon::attach::Command;
 use support::{OPERATOR, World, embedded, eventually, text};
+use tokio::sync::watch;
 
 /// An engine whose writes can be made to fail, as those of a replicated one do
 /// while it is away; reads are answered from memory.
@@ -76,11 +79,49 @@ impl Store for Flaky {
     }
 }
 
+impl Bus for Flaky {
+    fn publish<'a>(&'a self, subject: &'a str, payload: Bytes) -> Answer<'a, ()> {
+        Box::pin(async move {
+            self.check()?;
+            self.engine.publish(subject, payload).await
+        })
+    }
+
+    fn subscribe(&self, subject: &str) -> Subscription {
+        self.engine.subscribe(subject)
+    }
+
+    fn append<'a>(&'a self, log: Log, id: &'a str, payload: Bytes) -> Answer<'a, u64> {
+        Box::pin(async move {
+            self.check()?;
+            self.engine.append(log, id, payload).await
+        })
+    }
+
+    fn read<'a>(&'a self, log: Log, after: u64, limit: usize) -> Answer<'a, Vec<Logged>> {
+        self.engine.read(log, after, limit)
+    }
+
+    fn last<'a>(&'a self, log: Log) -> Answer<'a, u64> {
+        self.engine.last(log)
+    }
+
+    fn appended(&self, log: Log) -> watch::Receiver<u64> {
+        self.engine.appended(log)
+    }
+}
+
+impl Engine for Flaky {
+    fn available(&self) -> watch::Receiver<bool> {
+        self.engine.available()
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_live_goes_on_and_soon_all_is_right_again() {
     let dir = tempfile::tempdir().unwrap();
     let store = Arc::new(Flaky { engine: embedded(&dir), away: AtomicBool::new(false) });
-    let world = World::over(Arc::clone(&store) as Arc<dyn Store>, dir, |_| {}).await;
+    let world = World::over(Arc::clone(&store) as Arc<dyn Engine>, dir, |_| {}).await;
     let mut origin = world.node("origin-1", Role::Origin, None).await;
     let edge = world.node("edge-1", Role::Edge, None).await;
     let mut made = Vec::new();

@@ -1,12 +1,13 @@
-//! What every [`Store`] promises, as tests. An implementation calls [`run`]
-//! with a way to open the same store again and again.
+//! What every [`Store`] and every [`Bus`] promises, as tests. An engine calls
+//! [`store`] and [`bus`] with a way to open the same one again and again.
 
 use std::sync::Arc;
 
 use super::*;
+use crate::bus::MAX_PAYLOAD;
 
-/// Runs all of them against the store that `open` opens.
-pub async fn run<F: Future<Output = Arc<dyn Store>>>(open: impl Fn() -> F) {
+/// All about the store that `open` opens.
+pub async fn store<F: Future<Output = Arc<dyn Engine>>>(open: impl Fn() -> F) {
     let store = open().await;
     single_keys(&*store).await;
     conditions(&*store).await;
@@ -95,7 +96,7 @@ async fn limits(store: &dyn Store) {
 }
 
 /// A counter raised by many at once, each by compare-and-set, loses nothing.
-async fn one_of_many_wins(store: &Arc<dyn Store>) {
+async fn one_of_many_wins(store: &Arc<dyn Engine>) {
     store.create("race", value("0")).await.unwrap();
     let mut racers = tokio::task::JoinSet::new();
     for _ in 0..16 {
@@ -116,4 +117,77 @@ async fn one_of_many_wins(store: &Arc<dyn Store>) {
     }
     racers.join_all().await;
     assert_eq!(store.get("race").await.unwrap().unwrap().value, value("160"));
+}
+
+/// All about the bus that `open` opens.
+pub async fn bus<F: Future<Output = Arc<dyn Engine>>>(open: impl Fn() -> F) {
+    let bus = open().await;
+    messages(&*bus).await;
+    logs(&*bus).await;
+    unfit(&*bus).await;
+    let first = bus.append(Log::Audit, "kept/1", value("1")).await.unwrap();
+    drop(bus);
+    let bus = open().await;
+    let again = bus.append(Log::Audit, "kept/1", value("other")).await.unwrap();
+    assert_eq!(again, first, "an id is remembered over a restart");
+    assert_eq!(bus.last(Log::Audit).await, Ok(first));
+    assert_eq!(*bus.appended(Log::Audit).borrow(), first);
+    let kept = bus.read(Log::Audit, first - 1, 10).await.unwrap();
+    assert_eq!(kept, [Logged { sequence: first, payload: value("1") }]);
+    assert!(bus.append(Log::Audit, "kept/2", value("2")).await.unwrap() > first);
+}
+
+async fn messages(bus: &dyn Bus) {
+    bus.publish("greet/all", value("nobody")).await.unwrap();
+    let mut one = bus.subscribe("greet/all");
+    let mut two = bus.subscribe("greet/all");
+    let mut other = bus.subscribe("greet");
+    bus.publish("greet/all", value("a")).await.unwrap();
+    bus.publish("greet", value("b")).await.unwrap();
+    bus.publish("greet/all", value("c")).await.unwrap();
+    for subscription in [&mut one, &mut two] {
+        assert_eq!(subscription.next().await, Some(Received::Payload(value("a"))));
+        assert_eq!(subscription.next().await, Some(Received::Payload(value("c"))));
+    }
+    assert_eq!(other.next().await, Some(Received::Payload(value("b"))));
+    for _ in 0..3_000 {
+        bus.publish("greet", value("many")).await.unwrap();
+    }
+    assert_eq!(other.next().await, Some(Received::Missed), "a slow one is told, not waited for");
+    assert_eq!(other.next().await, Some(Received::Payload(value("many"))));
+}
+
+async fn logs(bus: &dyn Bus) {
+    assert_eq!(bus.last(Log::Events).await, Ok(0));
+    assert_eq!(bus.read(Log::Events, 0, 10).await, Ok(Vec::new()));
+    let mut appended = bus.appended(Log::Events);
+    let first = bus.append(Log::Events, "live/a/1", value("1")).await.unwrap();
+    appended.wait_for(|last| *last == first).await.unwrap();
+    let second = bus.append(Log::Events, "live/a/2", value("2")).await.unwrap();
+    assert!(second > first);
+    assert_eq!(bus.append(Log::Events, "live/a/1", value("x")).await, Ok(first));
+    let other = bus.append(Log::Audit, "live/a/1", value("other log")).await.unwrap();
+    assert_eq!(bus.last(Log::Audit).await, Ok(other));
+    assert_eq!(bus.last(Log::Events).await, Ok(second));
+    let entries = |items: &[(u64, &str)]| {
+        let one =
+            |(sequence, text): &(u64, &str)| Logged { sequence: *sequence, payload: value(text) };
+        items.iter().map(one).collect::<Vec<_>>()
+    };
+    let all = bus.read(Log::Events, 0, 10).await.unwrap();
+    assert_eq!(all, entries(&[(first, "1"), (second, "2")]));
+    assert_eq!(bus.read(Log::Events, 0, 1).await.unwrap(), entries(&[(first, "1")]));
+    assert_eq!(bus.read(Log::Events, first, 10).await.unwrap(), entries(&[(second, "2")]));
+    assert_eq!(bus.read(Log::Events, second, 10).await.unwrap(), []);
+}
+
+async fn unfit(bus: &dyn Bus) {
+    let large = Bytes::from(vec![0; MAX_PAYLOAD + 1]);
+    assert!(matches!(bus.publish("a", large.clone()).await, Err(Error::Unfit(_))));
+    assert!(matches!(bus.append(Log::Events, "a", large).await, Err(Error::Unfit(_))));
+    for name in ["", "a b", "a*", ">"] {
+        assert!(matches!(bus.publish(name, value("")).await, Err(Error::Unfit(_))), "{name}");
+        let appended = bus.append(Log::Events, name, value("")).await;
+        assert!(matches!(appended, Err(Error::Unfit(_))), "{name}");
+    }
 }

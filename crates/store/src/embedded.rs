@@ -2,7 +2,10 @@
 //!
 //! One thread writes. Writes that wait together share one transaction and one
 //! flush to the disk, each with its own condition and its own answer. Reads go
-//! through the runtime's blocking threads and see whole transactions.
+//! through the runtime's blocking threads and see whole transactions. Messages
+//! stay in the process; [`logs`] keeps the logs in the same file.
+
+mod logs;
 
 use std::ops::Bound;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -16,9 +19,10 @@ use redb::{
     Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, Table, TableDefinition,
     TableError,
 };
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
-use crate::{Answer, Change, Entry, Error, Item, MAX_PAGE, Revision, Store, Watch, check};
+use crate::bus::{Bus, Hub, Log, Logged, Subscription, check_message};
+use crate::{Answer, Change, Engine, Entry, Error, Item, MAX_PAGE, Revision, Store, Watch, check};
 
 /// Key to revision (8 bytes, big endian) and value.
 const ENTRIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("entries");
@@ -70,11 +74,36 @@ struct Write {
     answer: oneshot::Sender<Result<Revision, Error>>,
 }
 
+struct Append {
+    log: Log,
+    id: String,
+    payload: Bytes,
+    answer: oneshot::Sender<Result<u64, Error>>,
+}
+
+enum Job {
+    Write(Write),
+    Append(Append),
+}
+
+impl Job {
+    fn fail(self, error: Error) {
+        // Who gave up waiting does not need to know.
+        match self {
+            Self::Write(write) => drop(write.answer.send(Err(error))),
+            Self::Append(append) => drop(append.answer.send(Err(error))),
+        }
+    }
+}
+
 /// See the module.
 pub struct Embedded {
     database: Arc<Database>,
-    writes: Option<mpsc::Sender<Write>>,
+    jobs: Option<mpsc::Sender<Job>>,
     changes: broadcast::Sender<Change>,
+    hub: Hub,
+    appended: [watch::Sender<u64>; 2],
+    available: watch::Sender<bool>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -103,18 +132,38 @@ impl Embedded {
             let transaction = database.begin_write()?;
             transaction.open_table(ENTRIES)?;
             transaction.open_table(REVISIONS)?;
+            logs::prepare(&transaction)?;
             Ok(transaction.commit()?)
         };
         prepare().map_err(failed)?;
+        let recent = logs::Recent::load(&database).map_err(failed)?;
+        let last = |log| logs::last(&database, log).map(watch::Sender::new);
+        let appended = [
+            last(Log::Events).map_err(failed)?, //
+            last(Log::Audit).map_err(failed)?,
+        ];
         let database = Arc::new(database);
-        let (writes, waiting) = mpsc::channel(WAITING);
+        let (jobs, waiting) = mpsc::channel(WAITING);
         let changes = broadcast::Sender::new(BEHIND);
-        let writer = Writer { database: Arc::clone(&database), changes: changes.clone() };
+        let writer = Writer {
+            database: Arc::clone(&database),
+            changes: changes.clone(),
+            recent,
+            appended: appended.clone(),
+        };
         let thread = std::thread::Builder::new()
             .name("store".to_owned())
             .spawn(move || writer.run(waiting))
             .map_err(|error| failed(redb::Error::Io(error)))?;
-        Ok(Self { database, writes: Some(writes), changes, thread: Mutex::new(Some(thread)) })
+        Ok(Self {
+            database,
+            jobs: Some(jobs),
+            changes,
+            hub: Hub::default(),
+            appended,
+            available: watch::Sender::new(true),
+            thread: Mutex::new(Some(thread)),
+        })
     }
 
     async fn write(
@@ -124,15 +173,18 @@ impl Embedded {
         condition: Condition,
     ) -> Result<Revision, Error> {
         check(key, value.as_deref().unwrap_or_default())?;
-        let gone = || Error::Unavailable("the store is closed".to_owned());
         let (answer, answered) = oneshot::channel();
         let write = Write { key: key.to_owned(), value, condition, answer };
-        let writes = self.writes.as_ref().ok_or_else(gone)?;
-        writes.send(write).await.map_err(|_| gone())?;
-        answered.await.map_err(|_| gone())?
+        self.ask(Job::Write(write)).await?;
+        answered.await.map_err(|_| closed())?
     }
 
-    async fn read<T: Send + 'static>(
+    async fn ask(&self, job: Job) -> Result<(), Error> {
+        let jobs = self.jobs.as_ref().ok_or_else(closed)?;
+        jobs.send(job).await.map_err(|_| closed())
+    }
+
+    async fn read_file<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Database) -> Result<T, redb::Error> + Send + 'static,
     ) -> Result<T, Error> {
@@ -148,11 +200,15 @@ impl Embedded {
 impl Drop for Embedded {
     /// Waits for the last transaction, so that the file can be opened again.
     fn drop(&mut self) {
-        self.writes = None;
+        self.jobs = None;
         if let Some(thread) = self.thread.lock().take() {
             let _ = thread.join();
         }
     }
+}
+
+fn closed() -> Error {
+    Error::Unavailable("the store is closed".to_owned())
 }
 
 fn unavailable(error: impl std::fmt::Display) -> Error {
@@ -177,49 +233,73 @@ fn decode(row: &[u8]) -> Result<Entry, redb::Error> {
 struct Writer {
     database: Arc<Database>,
     changes: broadcast::Sender<Change>,
+    recent: logs::Recent,
+    appended: [watch::Sender<u64>; 2],
 }
 
-type Outcome = Result<Change, Error>;
+enum Outcome {
+    Written(Result<Change, Error>),
+    Appended(u64),
+}
 
 impl Writer {
-    fn run(self, mut waiting: mpsc::Receiver<Write>) {
+    fn run(mut self, mut waiting: mpsc::Receiver<Job>) {
         let mut batch = Vec::with_capacity(BATCH);
         while let Some(first) = waiting.blocking_recv() {
             batch.push(first);
             while batch.len() < BATCH
-                && let Ok(write) = waiting.try_recv()
+                && let Ok(job) = waiting.try_recv()
             {
-                batch.push(write);
+                batch.push(job);
             }
             self.apply(&mut batch);
         }
     }
 
-    fn apply(&self, batch: &mut Vec<Write>) {
+    fn apply(&mut self, batch: &mut Vec<Job>) {
         match self.commit(batch) {
             Ok(outcomes) => {
-                for (write, outcome) in batch.drain(..).zip(outcomes) {
-                    let answer = outcome.map(|change| {
-                        let revision = change.revision;
-                        // Without watchers there is nobody to tell.
-                        let _ = self.changes.send(change);
-                        revision
-                    });
-                    // Who gave up waiting does not need to know.
-                    let _ = write.answer.send(answer);
+                for (job, outcome) in batch.drain(..).zip(outcomes) {
+                    self.answer(job, outcome);
                 }
             }
             Err(error) => {
                 tracing::error!(%error, "the store cannot write");
+                // Ids of entries that were rolled back must not be known.
+                self.recent = logs::Recent::load(&self.database).unwrap_or_default();
                 let error = unavailable(error);
-                for write in batch.drain(..) {
-                    let _ = write.answer.send(Err(error.clone()));
+                for job in batch.drain(..) {
+                    job.fail(error.clone());
                 }
             }
         }
     }
 
-    fn commit(&self, batch: &[Write]) -> Result<Vec<Outcome>, redb::Error> {
+    /// Who gave up waiting does not need to know; without watchers there is
+    /// nobody to tell.
+    fn answer(&self, job: Job, outcome: Outcome) {
+        match (job, outcome) {
+            (Job::Write(write), Outcome::Written(outcome)) => {
+                let answer = outcome.map(|change| {
+                    let revision = change.revision;
+                    let _ = self.changes.send(change);
+                    revision
+                });
+                let _ = write.answer.send(answer);
+            }
+            (Job::Append(append), Outcome::Appended(sequence)) => {
+                self.appended[append.log.index()].send_if_modified(|last| {
+                    let newer = sequence > *last;
+                    *last = sequence.max(*last);
+                    newer
+                });
+                let _ = append.answer.send(Ok(sequence));
+            }
+            (job, _) => job.fail(Error::Unavailable("the store lost its order".to_owned())),
+        }
+    }
+
+    fn commit(&mut self, batch: &[Job]) -> Result<Vec<Outcome>, redb::Error> {
         let transaction = self.database.begin_write()?;
         let mut outcomes = Vec::with_capacity(batch.len());
         {
@@ -227,8 +307,13 @@ impl Writer {
             let mut revisions = transaction.open_table(REVISIONS)?;
             let first = revisions.get(LAST)?.map_or(0, |last| last.value());
             let mut last = first;
-            for write in batch {
-                outcomes.push(one(&mut entries, write, &mut last)?);
+            for job in batch {
+                outcomes.push(match job {
+                    Job::Write(write) => Outcome::Written(one(&mut entries, write, &mut last)?),
+                    Job::Append(Append { log, id, payload, .. }) => Outcome::Appended(
+                        logs::append(&transaction, &mut self.recent, *log, id, payload)?,
+                    ),
+                });
             }
             if last != first {
                 revisions.insert(LAST, last)?;
@@ -243,7 +328,7 @@ fn one(
     entries: &mut Table<'_, &str, &[u8]>,
     write: &Write,
     last: &mut u64,
-) -> Result<Outcome, redb::Error> {
+) -> Result<Result<Change, Error>, redb::Error> {
     let key = write.key.as_str();
     let held = entries.get(key)?.map(|row| decode(row.value())).transpose()?;
     match (&write.condition, held.map(|entry| entry.revision)) {
@@ -263,7 +348,7 @@ fn one(
 impl Store for Embedded {
     fn get<'a>(&'a self, key: &'a str) -> Answer<'a, Option<Entry>> {
         let key = key.to_owned();
-        Box::pin(self.read(move |database| {
+        Box::pin(self.read_file(move |database| {
             let entries = match database.begin_read()?.open_table(ENTRIES) {
                 Err(TableError::TableDoesNotExist(_)) => return Ok(None),
                 table => table?,
@@ -300,7 +385,7 @@ impl Store for Embedded {
     ) -> Answer<'a, Vec<Item>> {
         let prefix = prefix.to_owned();
         let after = after.filter(|after| *after >= prefix.as_str()).map(str::to_owned);
-        Box::pin(self.read(move |database| {
+        Box::pin(self.read_file(move |database| {
             let entries = database.begin_read()?.open_table(ENTRIES)?;
             let from = match &after {
                 Some(after) => Bound::Excluded(after.as_str()),
@@ -323,6 +408,48 @@ impl Store for Embedded {
     }
 }
 
+impl Bus for Embedded {
+    fn publish<'a>(&'a self, subject: &'a str, payload: Bytes) -> Answer<'a, ()> {
+        Box::pin(async move {
+            check_message(subject, &payload)?;
+            self.hub.deliver(subject, payload);
+            Ok(())
+        })
+    }
+
+    fn subscribe(&self, subject: &str) -> Subscription {
+        self.hub.subscribe(subject).0
+    }
+
+    fn append<'a>(&'a self, log: Log, id: &'a str, payload: Bytes) -> Answer<'a, u64> {
+        Box::pin(async move {
+            check_message(id, &payload)?;
+            let (answer, answered) = oneshot::channel();
+            self.ask(Job::Append(Append { log, id: id.to_owned(), payload, answer })).await?;
+            answered.await.map_err(|_| closed())?
+        })
+    }
+
+    fn read<'a>(&'a self, log: Log, after: u64, limit: usize) -> Answer<'a, Vec<Logged>> {
+        let limit = limit.min(MAX_PAGE);
+        Box::pin(self.read_file(move |database| logs::read(database, log, after, limit)))
+    }
+
+    fn last<'a>(&'a self, log: Log) -> Answer<'a, u64> {
+        Box::pin(self.read_file(move |database| logs::last(database, log)))
+    }
+
+    fn appended(&self, log: Log) -> watch::Receiver<u64> {
+        self.appended[log.index()].subscribe()
+    }
+}
+
+impl Engine for Embedded {
+    fn available(&self) -> watch::Receiver<bool> {
+        self.available.subscribe()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -332,11 +459,12 @@ mod tests {
     async fn keeps_the_contract() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("control.redb");
-        contract::run(|| {
+        let open = || {
             let path = path.clone();
-            async move { Arc::new(Embedded::open(&path).unwrap()) as Arc<dyn Store> }
-        })
-        .await;
+            async move { Arc::new(Embedded::open(&path).unwrap()) as Arc<dyn Engine> }
+        };
+        contract::store(open).await;
+        contract::bus(open).await;
     }
 
     #[tokio::test]

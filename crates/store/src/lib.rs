@@ -4,12 +4,14 @@
 //! replicated engine without anything else changing. It promises only what
 //! every such engine has: single keys, a revision for each, writes that are
 //! refused when the revision is another, and watching. There is no expiry:
-//! what lapses carries its own deadline in its value.
+//! what lapses carries its own deadline in its value. What controls tell each
+//! other goes through the [`Bus`] of the same engine.
 //!
 //! Keys are ASCII words joined by `/`, such as `broadcasts/0123456789abc`; the
 //! values are JSON, read and written by the modules that own them.
 //! [`embedded`] is one file; `contract` holds the tests that every implementation passes.
 
+pub mod bus;
 pub mod embedded;
 
 #[cfg(test)]
@@ -19,13 +21,16 @@ use std::future::Future;
 use std::pin::Pin;
 
 use bytes::Bytes;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
+
+pub use crate::bus::{Bus, Log, Logged, Received, Subscription};
 
 /// Longest key, in bytes.
 pub const MAX_KEY: usize = 200;
 
-/// Longest value, in bytes: what a NATS server takes by default.
-pub const MAX_VALUE: usize = 1024 * 1024;
+/// Longest value, in bytes: what a NATS server takes by default, less what the
+/// headers of a write need.
+pub const MAX_VALUE: usize = 1024 * 1024 - 1024;
 
 /// Most items of one [`Store::list`].
 pub const MAX_PAGE: usize = 1_000;
@@ -114,6 +119,13 @@ pub trait Store: Send + Sync + 'static {
     fn watch(&self, prefix: &str) -> Watch;
 }
 
+/// What a control holds: a [`Store`] and a [`Bus`] that live and fail together.
+pub trait Engine: Store + Bus {
+    /// Whether writes can succeed at present. While it is `false`, those of
+    /// [`Store`]'s reads that memory can answer are answered.
+    fn available(&self) -> watch::Receiver<bool>;
+}
+
 /// Changes as they happen.
 #[derive(Debug)]
 pub struct Watch {
@@ -161,12 +173,17 @@ pub async fn list_all(store: &dyn Store, prefix: &str) -> Result<Vec<Item>, Erro
 }
 
 fn check(key: &str, value: &[u8]) -> Result<(), Error> {
+    check_key(key)?;
+    if value.len() > MAX_VALUE {
+        return Err(Error::Unfit("a value has 1,047,552 bytes at most"));
+    }
+    Ok(())
+}
+
+fn check_key(key: &str) -> Result<(), Error> {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'-' | b'_' | b'.');
     if key.is_empty() || key.len() > MAX_KEY || !key.bytes().all(fits) {
         return Err(Error::Unfit("a key has 1 to 200 characters of A-Z, a-z, 0-9, /, -, _ and ."));
-    }
-    if value.len() > MAX_VALUE {
-        return Err(Error::Unfit("a value has 1 MiB at most"));
     }
     Ok(())
 }

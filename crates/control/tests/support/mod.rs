@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use spyglass_api::auth::ClusterKey;
 use spyglass_api::control::{BroadcastEvent, BroadcastRecord, Lease, Load, Phase, Role};
-use spyglass_control::store::Store;
+use spyglass_control::store::Engine;
 use spyglass_control::store::embedded::{Embedded, OpenError};
 use spyglass_control::{Addresses, Config, Control};
 use spyglass_daemon::attach::{self, Attachment, Command, Profile, Source};
@@ -118,13 +118,13 @@ impl World {
     /// Two controls over one store, with nothing else in common.
     pub async fn two(change: impl Fn(&mut Config)) -> (Self, Self) {
         let dir = tempfile::tempdir().unwrap();
-        let engine: Arc<dyn Store> = Arc::new(embedded(&dir));
+        let engine: Arc<dyn Engine> = Arc::new(embedded(&dir));
         let one = Self::over(Arc::clone(&engine), tempfile::tempdir().unwrap(), &change).await;
         (one, Self::over(engine, dir, &change).await)
     }
 
     /// A control over this store.
-    pub async fn over(engine: Arc<dyn Store>, dir: TempDir, change: impl Fn(&mut Config)) -> Self {
+    pub async fn over(engine: Arc<dyn Engine>, dir: TempDir, change: impl Fn(&mut Config)) -> Self {
         let mut config = config(&dir.path().join("control"));
         change(&mut config);
         let control = Control::load_with(config, engine).await.unwrap();
