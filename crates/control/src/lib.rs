@@ -219,6 +219,7 @@ impl Control {
             .add_service(InterceptedService::new(service, Require(self.key)))
             .serve_with_incoming_shutdown(grpc::incoming(self.grpc), shutdown.requested());
         let people = http::serve(Arc::clone(&panel), self.http, with_metrics, shutdown.clone());
+        tokio::spawn(tell_health(Arc::clone(&panel), shutdown.clone()));
         panel.admin.ready().set("starting", true);
         info!(http = self.addresses.http, grpc = self.addresses.grpc, "control is ready");
         let stopped = async {
@@ -237,6 +238,18 @@ impl Control {
             }
         }
         result.map_err(Error::Grpc)
+    }
+}
+
+/// Lets `/readyz` say when the engine is away, which calls notice only later.
+async fn tell_health(panel: Arc<Panel>, shutdown: Shutdown) {
+    let mut available = panel.engine.available();
+    loop {
+        panel.admin.ready().set("engine", *available.borrow_and_update());
+        tokio::select! {
+            Ok(()) = available.changed() => {}
+            () = shutdown.requested() => return,
+        }
     }
 }
 
