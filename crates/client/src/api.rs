@@ -4,6 +4,7 @@
 //! the paths and the shapes. Shapes are read leniently: a field this client does
 //! not know is ignored, one that an older control lacks is empty.
 
+mod events;
 mod shapes;
 
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use spyglass_media::{BroadcastId, Location, NodeId, UserId, ViewerId};
 
+pub use self::events::{Event, Events};
 pub use self::shapes::*;
 use crate::http::{Answer, Ask, Http, problem_text};
 use crate::{Error, url};
@@ -74,6 +76,11 @@ impl Api {
         Self { bearer, ..self.clone() }
     }
 
+    /// Whether requests are made in somebody's name.
+    pub const fn is_somebody(&self) -> bool {
+        self.bearer.is_some()
+    }
+
     /// Sends one request; an empty answer is `null`.
     ///
     /// # Errors
@@ -115,8 +122,7 @@ impl Api {
         path: &str,
         body: Option<&Value>,
     ) -> Result<Answer, Error> {
-        let root = base.path().trim_end_matches('/');
-        let uri = url::http(&format!("{}{root}{path}", url::shown(base)))?;
+        let uri = self.uri(base, path)?;
         let ask = Ask {
             method: method.clone(),
             uri: &uri,
@@ -126,6 +132,17 @@ impl Api {
             within: WITHIN,
         };
         self.http.ask(ask).await
+    }
+
+    /// Where a path is on a control.
+    fn uri(&self, base: &Uri, path: &str) -> Result<Uri, Error> {
+        let root = base.path().trim_end_matches('/');
+        url::http(&format!("{}{root}{path}", url::shown(base)))
+    }
+
+    /// Asks the next control from now on.
+    fn turn(&self) {
+        self.answering.fetch_add(1, Ordering::Relaxed);
     }
 
     /// [`Api::call`] for what is only asked.

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, LOCATION};
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -92,6 +93,26 @@ impl Http {
 
     async fn once(&self, ask: &Ask<'_>, uri: Uri) -> Result<Answer, Error> {
         let broken = |reason: String| Error::BadAnswer { url: url::shown(&uri), reason };
+        let (head, body) = self.open(ask, &uri, None).await?.into_parts();
+        let body = Limited::new(body, ask.limit).collect().await.map_err(|error| {
+            if error.is::<LengthLimitError>() {
+                broken(format!("more than {} bytes", ask.limit))
+            } else {
+                broken(innermost(&*error))
+            }
+        })?;
+        Ok(Answer { status: head.status, headers: head.headers, body: body.to_bytes(), uri })
+    }
+
+    /// Asks, and hands out the answer before its body; `resume` is sent as
+    /// Last-Event-ID.
+    pub(crate) async fn open(
+        &self,
+        ask: &Ask<'_>,
+        uri: &Uri,
+        resume: Option<&str>,
+    ) -> Result<Response<Incoming>, Error> {
+        let broken = |reason: String| Error::BadAnswer { url: url::shown(uri), reason };
         let mut request = Request::new(Full::new(ask.json.clone().unwrap_or_default()));
         *request.method_mut() = ask.method.clone();
         *request.uri_mut() = uri.clone();
@@ -108,23 +129,17 @@ impl Http {
             value.set_sensitive(true);
             request.headers_mut().insert(AUTHORIZATION, value);
         }
-        let response = self.client.request(request).await.map_err(|error| {
+        if let Some(value) = resume.and_then(|id| HeaderValue::from_str(id).ok()) {
+            request.headers_mut().insert("last-event-id", value);
+        }
+        self.client.request(request).await.map_err(|error| {
             let reason = innermost(&error);
             if error.is_connect() {
-                Error::Unreachable { url: url::shown(&uri), reason }
+                Error::Unreachable { url: url::shown(uri), reason }
             } else {
                 broken(reason)
             }
-        })?;
-        let (head, body) = response.into_parts();
-        let body = Limited::new(body, ask.limit).collect().await.map_err(|error| {
-            if error.is::<LengthLimitError>() {
-                broken(format!("more than {} bytes", ask.limit))
-            } else {
-                broken(innermost(&*error))
-            }
-        })?;
-        Ok(Answer { status: head.status, headers: head.headers, body: body.to_bytes(), uri })
+        })
     }
 }
 
@@ -136,7 +151,7 @@ fn describe(uri: &Uri) -> &str {
 }
 
 /// The operating system's own word stands at the end of the chain.
-fn innermost(error: &dyn std::error::Error) -> String {
+pub(crate) fn innermost(error: &dyn std::error::Error) -> String {
     let mut last = error.to_string();
     let mut source = error.source();
     while let Some(inner) = source {

@@ -1,15 +1,24 @@
 //! `spyglass ctl`: the operator's tool on the control API.
 //!
-//! Tables for people; with `--json` what control said, word for word.
+//! Tables for people; with `--json` what control said, as one document. What a
+//! command is stands here, what it asks and how that looks in the modules:
+//! [`nodes`], [`broadcasts`], [`people`] (users, keys, webhooks, what happened);
+//! [`table`] and [`words`] are pure, [`screen`] writes.
 
 mod access;
+mod broadcasts;
+mod nodes;
+mod people;
+mod screen;
 mod table;
+mod words;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
+use http::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use spyglass_client::Error;
@@ -18,6 +27,8 @@ use spyglass_daemon::{Shutdown, config};
 use spyglass_media::{BroadcastId, NodeId, ViewerId};
 
 pub use self::access::Access;
+use self::screen::Screen;
+use self::table::View;
 use crate::args::overlay;
 
 /// `spyglass ctl`
@@ -44,28 +55,49 @@ struct Settings {
     json: bool,
 }
 
+/// `--watch`
+#[derive(clap::Args, Debug, Clone, Copy)]
+struct Again {
+    /// Ask again every second and redraw in place, until stopped
+    #[arg(long)]
+    watch: bool,
+}
+
 #[derive(Subcommand, Debug)]
 enum Command {
     /// Origins and edges, their state and load
-    Nodes,
-    /// A random sample of the public broadcasts that are live
+    Nodes {
+        #[command(flatten)]
+        again: Again,
+    },
+    /// Every broadcast, the newest first; without a key a sample of what is live
     Broadcasts {
-        /// How many at most
-        #[arg(long, default_value_t = 50)]
-        sample: u32,
+        #[command(flatten)]
+        which: broadcasts::Which,
+        #[command(flatten)]
+        again: Again,
     },
     /// One broadcast
     Show {
         /// The broadcast
         id: BroadcastId,
+        #[command(flatten)]
+        again: Again,
     },
     /// A broadcast's delay by stage
     Delay {
         /// The broadcast
         id: BroadcastId,
     },
-    /// Who watches a broadcast
+    /// Who watches a broadcast, and through which node
     Viewers {
+        /// The broadcast
+        id: BroadcastId,
+        #[command(flatten)]
+        again: Again,
+    },
+    /// What stays of a broadcast: who watched, from when to when
+    Record {
         /// The broadcast
         id: BroadcastId,
     },
@@ -85,10 +117,32 @@ enum Command {
     Drain {
         /// The node, as `nodes` shows it
         node: NodeId,
+        /// Say what it still holds, and return when it is empty
+        #[arg(long)]
+        wait: bool,
     },
-    /// Users
+    /// Take a drain back
+    Undrain {
+        /// The node, as `nodes` shows it
+        node: NodeId,
+    },
+    /// Users, and who follows whom
     #[command(subcommand)]
-    Users(Users),
+    Users(people::Users),
+    /// Keys that sign tokens
+    #[command(subcommand)]
+    Keys(people::Keys),
+    /// What happens, as it happens, until stopped
+    Events {
+        /// Go on behind this event; 0 is from the oldest that is kept
+        #[arg(long, value_name = "ID")]
+        after: Option<String>,
+    },
+    /// Addresses that are told what happens
+    #[command(subcommand)]
+    Webhooks(people::Webhooks),
+    /// What operators did
+    Audit,
     /// Whether a service is ready, for the health checks of containers
     Healthy {
         /// Its /readyz or /healthz, e.g. http://127.0.0.1:8180/readyz
@@ -96,57 +150,82 @@ enum Command {
     },
 }
 
-#[derive(Subcommand, Debug)]
-enum Users {
-    /// Register users and print their tokens, which nobody can print again
-    Add {
-        /// Their names
-        #[arg(required = true)]
-        name: Vec<String>,
-    },
+impl Command {
+    fn again(&self) -> bool {
+        match self {
+            Self::Nodes { again }
+            | Self::Broadcasts { again, .. }
+            | Self::Show { again, .. }
+            | Self::Viewers { again, .. } => again.watch,
+            _ => false,
+        }
+    }
 }
-
-const NODES: [&str; 9] =
-    ["id", "role", "state", "address", "addresses", "http", "location", "load", "version"];
-const BROADCASTS: [&str; 7] = ["id", "state", "title", "user", "origin", "started_at", "viewers"];
-const VIEWERS: [&str; 6] = ["viewer", "id", "tier", "seat", "edge", "since"];
-const USERS: [&str; 3] = ["id", "name", "token"];
 
 /// Time for a service to say whether it is ready.
 const HEALTHY: Duration = Duration::from_secs(2);
 
-/// Asks once and prints the answer.
+/// How often `--watch` asks.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Asks and prints the answer.
 pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     let settings: Settings = config::load(args.config.as_deref(), overlay(&args.settings)?)?;
     if let Command::Healthy { url } = &args.command {
         return healthy(url).await;
     }
     let api = settings.access.api()?;
-    let answer = tokio::select! {
-        answer = ask(&api, &args.command) => answer?,
-        () = shutdown.requested() => return Ok(()),
-    };
-    let text = if settings.json {
-        serde_json::to_string_pretty(&answer).context("control's answer")?
-    } else {
-        shown(&args.command, &answer)
-    };
-    crate::watch::print_line(&text);
-    Ok(())
+    let screen = Screen::new(settings.json);
+    tokio::select! {
+        done = answer(&api, screen, &args.command) => done,
+        () = shutdown.requested() => Ok(()),
+    }
+}
+
+async fn answer(api: &Api, screen: Screen, command: &Command) -> anyhow::Result<()> {
+    match command {
+        Command::Events { after } => return people::events(api, screen, after.clone()).await,
+        Command::Drain { node, wait: true } => {
+            nodes::drain(api, node, true).await?;
+            let left = nodes::empty(api, node, |line| screen.tell(line)).await?;
+            return screen.show(&left, |_| format!("node {node} is empty"));
+        }
+        _ => {}
+    }
+    if !command.again() {
+        let answer = ask(api, command).await?;
+        return screen.show(&answer, |view| shown(command, view, &answer));
+    }
+    let mut known = false;
+    loop {
+        match ask(api, command).await {
+            Ok(answer) => screen.redraw(&answer, |view| shown(command, view, &answer)),
+            // What was seen before may be seen again.
+            Err(error) if known => {
+                let line = words::plain(&error.to_string());
+                screen.redraw(&json!({ "error": line }), |_| format!("{line}\nasking again …"));
+            }
+            Err(error) => return Err(error),
+        }
+        known = true;
+        tokio::time::sleep(EVERY).await;
+    }
 }
 
 async fn ask(api: &Api, command: &Command) -> anyhow::Result<Value> {
     Ok(match command {
-        Command::Nodes => known(api.nodes().await, "list nodes")?,
-        Command::Broadcasts { sample } => {
-            api.get(&format!("/v1/broadcasts?sample={sample}")).await?
-        }
-        Command::Show { id } => api.get(&format!("/v1/broadcasts/{id}")).await?,
+        Command::Nodes { .. } => known(api.nodes().await, "list nodes")?,
+        Command::Broadcasts { which, .. } => broadcasts::list(api, which).await?,
+        Command::Show { id, .. } => api.get(&format!("/v1/broadcasts/{id}")).await?,
         Command::Delay { id } => {
             of_broadcast(api, *id, api.delay(*id).await, "measure delay").await?
         }
-        Command::Viewers { id } => {
+        Command::Viewers { id, .. } => {
             of_broadcast(api, *id, api.viewers(*id).await, "list viewers").await?
+        }
+        Command::Record { id } => {
+            let record = api.get(&format!("/v1/broadcasts/{id}/record")).await;
+            of_broadcast(api, *id, record, "keep records").await?
         }
         Command::Kick { id, viewer } => {
             api.kick(*id, *viewer).await?;
@@ -156,19 +235,14 @@ async fn ask(api: &Api, command: &Command) -> anyhow::Result<Value> {
             api.end(*id).await?;
             json!({ "ended": id })
         }
-        Command::Drain { node } => {
-            api.drain(node).await?;
-            json!({ "draining": node })
-        }
-        Command::Users(Users::Add { name }) => {
-            let mut users = Vec::new();
-            for name in name {
-                users.push(serde_json::to_value(api.create_user(name).await?)?);
-            }
-            json!({ "users": users })
-        }
-        // Asks no control.
-        Command::Healthy { .. } => Value::Null,
+        Command::Drain { node, .. } => nodes::drain(api, node, true).await?,
+        Command::Undrain { node } => nodes::drain(api, node, false).await?,
+        Command::Users(users) => users.ask(api).await?,
+        Command::Keys(keys) => keys.ask(api).await?,
+        Command::Webhooks(webhooks) => webhooks.ask(api).await?,
+        Command::Audit => known(people::pages(api, "/v1/audit", "entries").await, "keep an audit")?,
+        // Handled before; they ask no control, or more than once.
+        Command::Events { .. } | Command::Healthy { .. } => Value::Null,
     })
 }
 
@@ -211,26 +285,27 @@ async fn of_broadcast(
     known(answer, operation)
 }
 
-fn shown(command: &Command, answer: &Value) -> String {
-    let list = |key, columns: &[&str], none: &str| match table::entries(answer, key) {
-        [] => none.to_owned(),
-        entries => table::of_entries(entries, columns),
-    };
+/// A request without an answer worth showing.
+async fn done(api: &Api, method: Method, path: &str) -> anyhow::Result<()> {
+    api.call(method, path, None).await?;
+    Ok(())
+}
+
+fn shown(command: &Command, view: View, answer: &Value) -> String {
     match command {
-        Command::Nodes => list("nodes", &NODES, "no node has registered yet"),
-        Command::Broadcasts { .. } => {
-            let shown = list("broadcasts", &BROADCASTS, "nothing is live");
-            match (answer["live"].as_u64(), table::entries(answer, "broadcasts").len() as u64) {
-                (Some(live), count) if live > count => format!("{shown}\n{count} of {live} live"),
-                _ => shown,
-            }
-        }
-        Command::Viewers { .. } => list("viewers", &VIEWERS, "nobody watches"),
-        Command::Users(Users::Add { .. }) => list("users", &USERS, ""),
-        Command::Show { .. } | Command::Delay { .. } => table::of_object(answer),
+        Command::Nodes { .. } => nodes::shown(view, answer),
+        Command::Broadcasts { .. } => broadcasts::shown(view, answer),
+        Command::Viewers { .. } => broadcasts::viewers(view, answer),
+        Command::Show { .. } | Command::Delay { .. } => broadcasts::one(view, answer),
+        Command::Record { .. } => broadcasts::record(view, answer),
         Command::Kick { viewer, .. } => format!("viewer {viewer} is cut off"),
         Command::End { id } => format!("broadcast {id} has ended"),
-        Command::Drain { node } => format!("node {node} gets nothing new"),
-        Command::Healthy { .. } => String::new(),
+        Command::Drain { node, .. } => format!("node {node} gets nothing new"),
+        Command::Undrain { node } => format!("node {node} takes new broadcasts and viewers again"),
+        Command::Users(users) => users.shown(view, answer),
+        Command::Keys(keys) => keys.shown(view, answer),
+        Command::Webhooks(webhooks) => webhooks.shown(view, answer),
+        Command::Audit => people::list(view, answer, "entries", &["at"], "nothing was done yet"),
+        Command::Events { .. } | Command::Healthy { .. } => String::new(),
     }
 }

@@ -1,0 +1,127 @@
+//! `ctl nodes`, `drain`, `undrain`.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use http::Method;
+use serde_json::Value;
+use spyglass_client::api::Api;
+use spyglass_media::NodeId;
+
+use super::table::{Cell, View, entries, rows};
+use super::words::{bar, percent, rate};
+
+/// How often a draining node is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The table of nodes.
+pub fn shown(view: View, answer: &Value) -> String {
+    let nodes = entries(answer, "nodes");
+    if nodes.is_empty() {
+        return "no node has registered yet".to_owned();
+    }
+    let viewers = |node: &Value| node["load"]["viewers"].as_u64().unwrap_or_default();
+    let most = nodes.iter().map(viewers).max().unwrap_or_default();
+    let row = |node: &Value| {
+        let load = &node["load"];
+        let place = node["location"].as_object().map_or_else(String::new, |_| {
+            let degrees = |name: &str| node["location"][name].as_f64().unwrap_or_default();
+            format!("{:.2},{:.2}", degrees("lat"), degrees("lon"))
+        });
+        vec![
+            Cell::of(&node["id"]),
+            Cell::of(&node["role"]),
+            Cell::state(&node["state"]),
+            Cell::right(viewers(node).to_string()),
+            Cell::new(if most == 0 { String::new() } else { bar(viewers(node), most, 12) }),
+            Cell::of(&load["viewer_capacity"]),
+            Cell::of(&load["broadcasts"]),
+            Cell::right(rate(load["egress_bps"].as_u64().unwrap_or_default())),
+            Cell::right(percent(&load["cpu"])),
+            Cell::new(place),
+            Cell::of(&node["address"]),
+            Cell::of(&node["version"]),
+        ]
+    };
+    let table: Vec<Vec<Cell>> = nodes.iter().map(row).collect();
+    let headings = [
+        "ID",
+        "ROLE",
+        "STATE",
+        "VIEWERS",
+        "",
+        "ROOM",
+        "BROADCASTS",
+        "SENDS",
+        "CPU",
+        "LOCATION",
+        "ADDRESS",
+        "VERSION",
+    ];
+    rows(view, &headings, &table)
+}
+
+/// Begins or takes back a drain.
+pub async fn drain(api: &Api, node: &NodeId, begin: bool) -> anyhow::Result<Value> {
+    let method = if begin { Method::POST } else { Method::DELETE };
+    Ok(api.call(method, &format!("/v1/nodes/{node}/drain"), None).await?)
+}
+
+/// Waits until a draining node holds no viewer and no broadcast; `tell` hears
+/// of every change.
+pub async fn empty(api: &Api, node: &NodeId, tell: impl Fn(&str)) -> anyhow::Result<Value> {
+    let mut told = String::new();
+    loop {
+        let answer = api.nodes().await?;
+        let found = entries(&answer, "nodes").iter().find(|entry| entry["id"] == *node.as_str());
+        let found = found.with_context(|| {
+            format!("node {node} is gone from the list of nodes: it was stopped or lost")
+        })?;
+        match found["state"].as_str() {
+            Some("up") => bail!("somebody took the drain of {node} back"),
+            Some("lost") => bail!("node {node} is lost: nothing is known of what it holds"),
+            _ => {}
+        }
+        let left = left(found);
+        if left == (0, 0) {
+            return Ok(found.clone());
+        }
+        let now = format!("{node} still holds {} viewers and {} broadcasts", left.0, left.1);
+        if now != told {
+            tell(&now);
+            told = now;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Viewers and broadcasts that a node still holds.
+fn left(node: &Value) -> (u64, u64) {
+    let count = |name: &str| node["load"][name].as_u64().unwrap_or_default();
+    // What an edge keeps of broadcasts is a cache: it holds up nobody.
+    let broadcasts = if node["role"] == "edge" { 0 } else { count("broadcasts") };
+    (count("viewers"), broadcasts)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_table_has_bars_and_human_units() {
+        let view = View { colours: false, now_ms: 0 };
+        let node = |id: &str, viewers: u64| {
+            json!({"id": id, "role": "edge", "state": "up", "location": {"lat": 1, "lon": -2.5},
+                "load": {"viewers": viewers, "broadcasts": 1, "egress_bps": 2_000_000, "cpu": 0.5}})
+        };
+        let table = shown(view, &json!({"nodes": [node("edge-1", 10), node("edge-2", 5)]}));
+        let lines: Vec<&str> = table.lines().collect();
+        assert!(lines[0].starts_with("ID      ROLE  STATE  VIEWERS"), "{table}");
+        assert!(lines[1].contains("████████████") && lines[2].contains("██████······"), "{table}");
+        assert!(lines[1].contains("2.0 Mbit/s  50 %  1.00,-2.50"), "{table}");
+        assert_eq!(shown(view, &json!({"nodes": []})), "no node has registered yet");
+        assert_eq!(left(&node("e", 3)), (3, 0));
+    }
+}
