@@ -71,6 +71,7 @@ impl Control for Service {
         &self,
         request: Request<Streaming<Report>>,
     ) -> Result<Response<Self::AttachStream>, Status> {
+        let from = request.remote_addr();
         let mut reports = request.into_inner();
         let first = tokio::time::timeout(FIRST, reports.message()).await;
         let first = first.map_err(|_| Status::deadline_exceeded("no report within 5 s"))??;
@@ -97,6 +98,11 @@ impl Control for Service {
             panel.links.close(&node, number);
             return Err(Status::resource_exhausted("too many nodes: raise max_nodes of control"));
         };
+        if opened.replaced && registered.restarted {
+            // A process that was started anew has closed its stream before.
+            let from = from.map_or("an unknown address".to_owned(), |from| from.to_string());
+            warn!("another process registered as {node} from {from}; give each node its own --id");
+        }
         info!(%node, role = role.as_str(), "node attached");
         panel.nodes_changed.notify_one();
         let session = Session { panel: Arc::clone(panel), node, number };

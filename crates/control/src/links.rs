@@ -38,6 +38,8 @@ pub struct Opened {
     pub updates: mpsc::Receiver<Update>,
     /// The link is over.
     pub over: CancellationToken,
+    /// The node had another stream, which is over by this.
+    pub replaced: bool,
 }
 
 impl Links {
@@ -46,8 +48,8 @@ impl Links {
         let (updates, waiting) = mpsc::channel(WAITING);
         let over = CancellationToken::new();
         let link = Link { session, updates, over: over.clone() };
-        self.0.lock().insert(node.clone(), link);
-        Opened { updates: waiting, over }
+        let replaced = self.0.lock().insert(node.clone(), link).is_some();
+        Opened { updates: waiting, over, replaced }
     }
 
     /// A node's stream is over, unless it has opened another.
