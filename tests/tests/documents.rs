@@ -200,6 +200,25 @@ fn the_environment_of_the_compose_file_is_understood() {
     }
 }
 
+/// The second control of the file beside it, too.
+#[test]
+fn the_compose_file_of_two_controls_is_understood() {
+    let text = read("deploy/compose.nats.yaml");
+    let compose: Value = serde_yaml_ng::from_str(&text).unwrap();
+    let annotated = read("deploy/config/control.toml");
+    for control in ["control", "control-2"] {
+        let service = &compose["services"][control];
+        assert!(service["depends_on"]["nats"].is_mapping(), "{control}");
+        for (key, value) in service["environment"].as_mapping().unwrap() {
+            let key = key.as_str().unwrap().trim_start_matches("SPYGLASS_").to_lowercase();
+            assert!(annotated.contains(&format!("\n#{key} = ")), "{control}: {key}");
+            assert!(value.is_string(), "{control}: {key}");
+        }
+    }
+    assert!(compose["services"]["nats"]["healthcheck"]["test"].is_sequence());
+    assert!(read("docs/operate.md").contains("deploy/compose.nats.yaml"));
+}
+
 /// An annotated file is the defaults: parsed as it stands, and with every
 /// line that is commented out put in, it equals a default configuration.
 fn equals_defaults<C>(role: &str)

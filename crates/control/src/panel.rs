@@ -273,10 +273,12 @@ impl Panel {
     /// Sends new arrivals elsewhere, or here again; false when there is no such
     /// node.
     pub async fn drain(&self, id: &NodeId, draining: bool) -> Result<bool, store::Error> {
-        if !self.fleet().on_drain(id, draining) {
+        if self.fleet().node(id).is_none() {
             return Ok(false);
         }
+        // Kept first: what a restart would forget has not happened.
         self.keep_node(id, Some(draining)).await?;
+        self.fleet().on_drain(id, draining);
         self.links.send(id, Update::Drain(control::Drain { draining }));
         self.nodes_changed.notify_one();
         info!(node = %id, draining, "drain");
