@@ -37,6 +37,12 @@ impl Watched {
         self.away.borrow().is_some()
     }
 
+    /// The engine says itself that it cannot write.
+    pub fn on_gone(&self) {
+        let gone = Error::Unavailable("it is not connected".to_owned());
+        let _ = self.read(Err::<(), _>(gone));
+    }
+
     /// A call that only reads may be answered from memory: it proves nothing.
     fn read<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
         if let Err(Error::Unavailable(reason)) = &result {

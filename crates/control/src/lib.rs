@@ -35,6 +35,7 @@ pub mod network;
 mod panel;
 pub mod peers;
 pub mod placement;
+mod presence;
 pub mod record;
 mod recover;
 mod revocations;
@@ -127,6 +128,10 @@ pub struct Control {
     panel: Arc<Panel>,
     changes: store::Watch,
     addresses: Addresses,
+    /// Its name, for people.
+    name: String,
+    /// Where nodes find it when others name it; empty when they cannot.
+    known_as: String,
     key: ClusterKey,
     http: TcpListener,
     grpc: TcpListener,
@@ -174,13 +179,19 @@ impl Control {
             operator_key: operator_key.expose().to_owned(),
             health,
         };
+        let name = config.id.as_ref().map(ToString::to_string).unwrap_or_default();
+        let anywhere = grpc.local_addr().is_ok_and(|address| address.ip().is_unspecified());
+        let known_as = match &config.public_grpc {
+            None if anywhere => String::new(),
+            given => public_url(given.as_deref(), "http", &grpc, ""),
+        };
         let admin = Admin::new();
         panics::install(&admin);
         let public_http = addresses.http.clone();
         let geo = Geo::load(config.geo_mmdb.clone())?;
         let panel = Panel::load(config, &operator_key, public_http, engine, geo, admin).await?;
         let panel = Arc::new(panel);
-        Ok(Self { panel, changes, addresses, key, http, grpc, separate_admin })
+        Ok(Self { panel, changes, addresses, name, known_as, key, http, grpc, separate_admin })
     }
 
     /// Where it can be reached.
@@ -203,6 +214,9 @@ impl Control {
         let lists = tokio::spawn(upkeep::tell_nodes(Arc::clone(&panel), shutdown.clone()));
         let followed = follow::run(Arc::clone(&panel), self.changes, shutdown.clone());
         let followed = tokio::spawn(followed);
+        let speaking =
+            presence::run(Arc::clone(&panel), self.name, self.known_as, shutdown.clone());
+        let speaking = tokio::spawn(speaking);
         let recovery = tokio::spawn(recover::run(Arc::clone(&panel), shutdown.clone()));
         let reload = tokio::spawn(upkeep::reload(Arc::clone(&panel), shutdown.clone()));
         let keys = tokio::spawn(upkeep::tell_keys(Arc::clone(&panel), shutdown.clone()));
@@ -219,7 +233,6 @@ impl Control {
             .add_service(InterceptedService::new(service, Require(self.key)))
             .serve_with_incoming_shutdown(grpc::incoming(self.grpc), shutdown.requested());
         let people = http::serve(Arc::clone(&panel), self.http, with_metrics, shutdown.clone());
-        tokio::spawn(tell_health(Arc::clone(&panel), shutdown.clone()));
         panel.admin.ready().set("starting", true);
         info!(http = self.addresses.http, grpc = self.addresses.grpc, "control is ready");
         let stopped = async {
@@ -232,24 +245,12 @@ impl Control {
             () = stopped => Ok(()),
         };
         shutdown.trigger();
-        for task in [upkeep, lists, followed, recovery, keys, reload] {
+        for task in [upkeep, lists, followed, recovery, keys, reload, speaking] {
             if let Err(error) = task.await {
                 warn!(%error, "a task of control failed");
             }
         }
         result.map_err(Error::Grpc)
-    }
-}
-
-/// Lets `/readyz` say when the engine is away, which calls notice only later.
-async fn tell_health(panel: Arc<Panel>, shutdown: Shutdown) {
-    let mut available = panel.engine.available();
-    loop {
-        panel.admin.ready().set("engine", *available.borrow_and_update());
-        tokio::select! {
-            Ok(()) = available.changed() => {}
-            () = shutdown.requested() => return,
-        }
     }
 }
 

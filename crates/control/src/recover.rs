@@ -22,9 +22,17 @@ const ASK: Duration = Duration::from_secs(1);
 /// Looks after the store until `shutdown`.
 pub async fn run(panel: Arc<Panel>, shutdown: Shutdown) {
     let mut away = panel.store().away();
+    let mut available = panel.engine.available();
     loop {
         let reason = tokio::select! {
             away = away.wait_for(Option::is_some) => away.ok().and_then(|away| away.clone()),
+            gone = available.wait_for(|available| !available) => {
+                if gone.is_err() {
+                    return;
+                }
+                panel.store().on_gone();
+                continue;
+            }
             () = shutdown.requested() => return,
         };
         let reason = reason.unwrap_or_default();
@@ -34,6 +42,9 @@ pub async fn run(panel: Arc<Panel>, shutdown: Shutdown) {
             tokio::select! {
                 () = tokio::time::sleep(ASK) => {}
                 () = shutdown.requested() => return,
+            }
+            if !*available.borrow_and_update() {
+                continue;
             }
             // The answer is noted where it passes.
             let _ = ask(&panel).await;

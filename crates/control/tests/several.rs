@@ -120,3 +120,17 @@ fn lease_of(origin: &Node, joined: &Value) -> spyglass_api::control::Lease {
     assert!(grant.push);
     lease(origin, joined, true)
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_was_told_of_one_control_finds_the_other() {
+    let (one, two) = World::two(|_| {}).await;
+    let _edge = one.node("edge-1", Role::Edge, None).await;
+    two.wait_for_node("edge-1", "up").await;
+    // The one it was told of stops: the other still hears it, and it goes on.
+    one.stop().await;
+    let origin = two.node("origin-1", Role::Origin, None).await;
+    let made = two.create(OPERATOR, json!({"title": "on"})).await;
+    assert_eq!(two.join(&text(&made["id"]), json!({})).await["edge"]["id"], "edge-1");
+    two.wait_for_node("edge-1", "up").await;
+    drop(origin);
+}
