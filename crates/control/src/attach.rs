@@ -24,6 +24,7 @@ use tracing::{debug, info, warn};
 use crate::admission::Seat;
 use crate::audience::Lease;
 use crate::broadcasts::CreateError;
+use crate::events::viewers;
 use crate::fleet::{Load, Registration, Role, SILENCE};
 use crate::panel::{Panel, expect};
 use crate::record::{Memo, Phase, Record, Report as Said};
@@ -276,6 +277,9 @@ impl Session {
             Kind::Leases(delta) => {
                 let begun = delta.begun.iter().map(lease).collect::<Result<_, _>>()?;
                 let ended = delta.ended.iter().map(name).collect::<Result<Vec<_>, _>>()?;
+                for (broadcast, viewer) in &ended {
+                    panel.viewer_events.tell(viewers::Kind::Left, *broadcast, *viewer);
+                }
                 let changes = panel.fleet().on_leases(node, number, begun, &ended);
                 panel.on_seats(changes).await;
                 Ok(())

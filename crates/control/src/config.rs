@@ -115,6 +115,11 @@ pub struct Config {
     pub max_rates: usize,
     /// Users that one user may follow.
     pub max_following: u32,
+    /// Streams of notifications and events open at once; each is one of the
+    /// HTTP connections.
+    pub max_streams: usize,
+    /// Streams of notifications of one user.
+    pub max_streams_per_user: usize,
 }
 
 impl Default for Config {
@@ -162,6 +167,8 @@ impl Default for Config {
             rate_other: Rate { per_second: 100.0, burst: 1_000 },
             max_rates: 100_000,
             max_following: 5_000,
+            max_streams: 5_000,
+            max_streams_per_user: 5,
         }
     }
 }

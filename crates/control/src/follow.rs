@@ -60,6 +60,7 @@ async fn apply(panel: &Panel, change: &Change) {
         "seats" => panel.seats.on_written(&change.key, change.revision),
         "keys" => panel.keys.on_change(change),
         "nodes" => panel.on_stored_node(change).await,
+        "users" | "follows" => panel.streams.on_change(change),
         _ => {}
     }
 }
@@ -94,5 +95,6 @@ async fn reread(panel: &Panel) -> Result<(), store::Error> {
     panel.keys.reload().await?;
     panel.reread_nodes().await?;
     panel.seats.on_missed();
+    panel.streams.on_missed();
     Ok(())
 }

@@ -61,7 +61,6 @@ fn way_back(user: UserId, other: UserId) -> String {
     format!("{FOLLOWERS}{other}/{user}")
 }
 
-#[allow(dead_code, reason = "notifications come next")]
 /// Who follows whom by this key, if it is a fact's.
 pub fn of_key(key: &str) -> Option<(UserId, UserId)> {
     let (user, other) = key.strip_prefix(FOLLOWS)?.split_once('/')?;

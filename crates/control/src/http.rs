@@ -9,6 +9,7 @@ mod broadcasts;
 mod caller;
 mod census;
 mod client;
+mod events;
 mod fields;
 mod first_bytes;
 mod following;
@@ -59,6 +60,7 @@ fn operations(with_metrics: bool) -> Vec<Operation> {
         users::operations(),
         following::operations(),
         census::operations(),
+        events::operations(),
         broadcasts::operations(),
         viewers::operations(),
         nodes::operations(),

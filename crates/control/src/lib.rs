@@ -20,6 +20,7 @@ pub mod audience;
 mod away;
 pub mod broadcasts;
 mod config;
+mod events;
 pub mod fleet;
 mod follow;
 mod follows;
@@ -127,6 +128,7 @@ pub struct Addresses {
 pub struct Control {
     panel: Arc<Panel>,
     changes: store::Watch,
+    broadcasts: store::Watch,
     addresses: Addresses,
     /// Its name, for people.
     name: String,
@@ -165,7 +167,7 @@ impl Control {
         let state = StateDir::open(&config.state).map_err(failed)?;
         let operator_key = operator_key(&config, &state).map_err(failed)?;
         // What is written while the panel reads is followed afterwards.
-        let changes = engine.watch("");
+        let (changes, broadcasts) = (engine.watch(""), engine.watch("broadcasts/"));
         let http = listen::tcp("--http", config.http).await?;
         let grpc = listen::tcp("--grpc", config.grpc).await?;
         let separate_admin = match config.admin {
@@ -191,7 +193,18 @@ impl Control {
         let geo = Geo::load(config.geo_mmdb.clone())?;
         let panel = Panel::load(config, &operator_key, public_http, engine, geo, admin).await?;
         let panel = Arc::new(panel);
-        Ok(Self { panel, changes, addresses, name, known_as, key, http, grpc, separate_admin })
+        Ok(Self {
+            panel,
+            changes,
+            broadcasts,
+            addresses,
+            name,
+            known_as,
+            key,
+            http,
+            grpc,
+            separate_admin,
+        })
     }
 
     /// Where it can be reached.
@@ -220,6 +233,11 @@ impl Control {
         let recovery = tokio::spawn(recover::run(Arc::clone(&panel), shutdown.clone()));
         let reload = tokio::spawn(upkeep::reload(Arc::clone(&panel), shutdown.clone()));
         let keys = tokio::spawn(upkeep::tell_keys(Arc::clone(&panel), shutdown.clone()));
+        let events = [
+            tokio::spawn(events::write(Arc::clone(&panel), self.broadcasts, shutdown.clone())),
+            tokio::spawn(events::feed::tail(Arc::clone(&panel), shutdown.clone())),
+            tokio::spawn(events::viewers::run(Arc::clone(&panel), shutdown.clone())),
+        ];
         let own_admin = self.separate_admin.is_none();
         let with_metrics = own_admin && is_loopback(&self.http);
         if let Some(listener) = self.separate_admin {
@@ -238,6 +256,7 @@ impl Control {
         let stopped = async {
             shutdown.requested().await;
             panel.links.close_all();
+            panel.streams.close();
             tokio::time::sleep(DRAIN).await;
         };
         let result = tokio::select! {
@@ -245,7 +264,9 @@ impl Control {
             () = stopped => Ok(()),
         };
         shutdown.trigger();
-        for task in [upkeep, lists, followed, recovery, keys, reload, speaking] {
+        for task in
+            [upkeep, lists, followed, recovery, keys, reload, speaking].into_iter().chain(events)
+        {
             if let Err(error) = task.await {
                 warn!(%error, "a task of control failed");
             }

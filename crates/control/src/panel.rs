@@ -24,6 +24,9 @@ use tracing::{info, warn};
 use crate::away::{Unwritten, Watched};
 use crate::broadcasts::Broadcasts;
 use crate::config::Config;
+use crate::events::feed::Feed;
+use crate::events::streams::Streams;
+use crate::events::viewers::{self, Viewers};
 use crate::fleet::{Fleet, Registration, Role, SeatChange, State};
 use crate::follows::Follows;
 use crate::geo::Geo;
@@ -111,6 +114,12 @@ pub struct Panel {
     pub broadcasts: Broadcasts,
     /// Their seats.
     pub seats: Seats,
+    /// What happened to broadcasts.
+    pub feed: Feed,
+    /// What happens to viewers.
+    pub viewer_events: Viewers,
+    /// Who listens to either.
+    pub streams: Arc<Streams>,
     /// Kicked viewers.
     pub revocations: Revocations,
     fleet: Mutex<Fleet>,
@@ -159,6 +168,9 @@ impl Panel {
             )
             .await?,
             seats: Seats::new(Arc::clone(&store), config.seat_limits(), now),
+            feed: Feed::load(&*engine).await?,
+            viewer_events: Viewers::default(),
+            streams: Streams::new(config.max_streams, config.max_streams_per_user),
             revocations: Revocations::load(Arc::clone(&store), config.max_revocations).await?,
             fleet: Mutex::new(fleet),
             geo,
@@ -308,6 +320,7 @@ impl Panel {
         // Nobody waits for the store here: it may be slow.
         self.links.send_all(&Update::Revocation(revocation));
         self.seats.leave(broadcast, viewer).await;
+        self.viewer_events.tell(viewers::Kind::Kicked, broadcast, viewer);
         info!(%broadcast, %viewer, "viewer kicked");
         if !self.store.is_away()
             && let Err(error) = self.revocations.write_all().await

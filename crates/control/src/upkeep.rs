@@ -108,6 +108,7 @@ fn measure(panel: &Panel) {
     for (phase, count) in panel.broadcasts.counts() {
         metrics.broadcasts.get_or_create(&[("state", phase.as_str())]).set(signed(count));
     }
+    metrics.streams.set(signed(panel.streams.len() as u64));
     let fleet = panel.fleet();
     let viewers = fleet.audience().all();
     metrics.viewers.get_or_create(&[("tier", "push")]).set(signed(viewers.push));

@@ -129,6 +129,20 @@ impl Asked {
         answer
     }
 
+    /// Opens a stream of events and leaves it.
+    async fn open(&mut self, id: &str, path: &str, bearer: &str) {
+        let operation = self.operations[id].2.clone();
+        let request = hyper::Request::builder()
+            .uri(format!("{}{path}", self.world.at.http))
+            .header("authorization", format!("Bearer {bearer}"));
+        let request = request.body(Bytes::new().into()).unwrap();
+        let answer = self.world.client.request(request).await.unwrap();
+        let (headers, body) = (answer.headers().clone(), Bytes::new());
+        let answer = Answer { status: answer.status(), headers, body }.expect(200);
+        self.check(id, &operation, &answer);
+        self.seen.entry(id.to_owned()).or_default().insert(200);
+    }
+
     fn check(&self, what: &str, operation: &Value, answer: &Answer) {
         let status = answer.status.as_str();
         let described = operation["responses"].get(status);
@@ -271,6 +285,11 @@ async fn follows(asked: &mut Asked, user: &(String, String), other: &(String, St
     }
     asked.ask("unfollow", call(path.clone(), &user.1, null(), 204)).await;
     asked.ask("unfollow", call(path, "", null(), 401)).await;
+    let notifications = of(&user.0, "/notifications");
+    asked.open("listenNotifications", &notifications, &user.1).await;
+    asked.ask("listenNotifications", call(notifications, &other.1, null(), 403)).await;
+    asked.open("listenEvents", "/v1/events", OPERATOR).await;
+    asked.ask("listenEvents", call("/v1/events?types=x", OPERATOR, null(), 400)).await;
     let gone = asked.world.user("gone").await;
     for (id, tail, status) in [("renewUserToken", "/token", 200), ("deleteUser", "", 204)] {
         asked.ask(id, call(of(&gone.0, tail), OPERATOR, null(), status)).await;

@@ -65,7 +65,6 @@ impl Who {
 pub enum Content {
     /// JSON of the shape with this name in [`super::schemas`].
     Json(&'static str),
-    #[allow(dead_code, reason = "events come with their own routes")]
     /// Server-sent events; their data are JSON of the shape with this name.
     Events(&'static str),
     /// Something that is not read by programs of ours, of this media type.
@@ -214,7 +213,6 @@ impl Operation {
     }
 
     /// It takes a header.
-    #[allow(dead_code, reason = "no operation of this release reads one yet")]
     pub fn header(mut self, name: &'static str, schema: Value, about: &'static str) -> Self {
         self.parameters.push(Parameter { place: Place::Header, name, schema, about });
         self

@@ -193,6 +193,35 @@ fn people() -> Shapes {
 fn broadcasts() -> Shapes {
     vec![
         (
+            "Notification",
+            object(
+                "Somebody followed is on air.",
+                json!({
+                    "broadcast": reference("Id"),
+                    "user": reference("Id"),
+                    "name": maybe_text("the user's"),
+                    "title": text("the broadcast's"),
+                    "at": time("when its first frame came"),
+                }),
+            ),
+        ),
+        (
+            "Event",
+            but(
+                "What happened to a broadcast or, with `viewer`, to a viewer.",
+                json!({
+                    "broadcast": reference("Id"),
+                    "viewer": reference("Id"),
+                    "user": maybe(reference("Id")),
+                    "name": maybe_text("the user's"),
+                    "title": text("the broadcast's"),
+                    "private": flag("only those named can see it"),
+                    "at": time("when"),
+                }),
+                &["viewer", "user", "name", "title", "private"],
+            ),
+        ),
+        (
             "NewBroadcast",
             body(
                 "A broadcast to be.",

@@ -17,6 +17,7 @@ use super::fields::Fields;
 use super::operation::{Content, Operation, Who, delete, get, post};
 use super::problem::Problem;
 use crate::away;
+use crate::events::viewers as events;
 use crate::fleet::Role;
 use crate::panel::{Caller, Panel};
 use crate::placement::Placed;
@@ -106,6 +107,7 @@ pub async fn join(
     })?;
     let tier = if push { "push" } else { "hls" };
     panel.metrics.joins.get_or_create(&[("tier", tier)]).inc();
+    panel.viewer_events.tell(events::Kind::Joined, record.id, viewer);
     Ok(Json(
         Admission { panel: &panel, record: &record, token, edges }
             .answer(viewer, tier, number, comment),
@@ -182,6 +184,7 @@ pub async fn leave(
     }
     if !record.is_ended() {
         panel.seats.leave(record.id, viewer.0).await;
+        panel.viewer_events.tell(events::Kind::Left, record.id, viewer.0);
     }
     Ok(StatusCode::NO_CONTENT)
 }
