@@ -88,8 +88,11 @@ impl Control for Service {
             return Err(Status::already_exists("this node has a stream to this control"));
         }
         let adopted = panel.keys.adopt(&register.keys, &register.revoked_keys, now_utc());
-        if adopted.await.map_err(unavailable)? {
-            panel.settle();
+        match adopted.await {
+            Ok(true) => panel.settle(),
+            Ok(false) => {}
+            // A node is needed all the same; its keys come again with the next.
+            Err(error) => warn!(%node, %error, "a node's keys cannot be adopted now"),
         }
         let number = self.sessions.fetch_add(1, Ordering::Relaxed);
         // The queue first: what happens from here on is told, even if twice.
@@ -126,10 +129,6 @@ impl Control for Service {
             .chain(ReceiverStream::new(opened.updates));
         Ok(Response::new(Box::pin(updates.map(Ok))))
     }
-}
-
-fn unavailable(error: store::Error) -> Status {
-    Status::unavailable(format!("control's store: {error}"))
 }
 
 impl Session {
