@@ -1,6 +1,9 @@
 //! Documents and deployment files are tested too: what they name exists, and
 //! what is generated equals its source.
 
+#[path = "documents/api.rs"]
+mod api;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
@@ -35,6 +38,16 @@ fn the_protocol_page_equals_the_comments_in_proto() {
         fs::write(&path, &page).unwrap();
     }
     assert!(read("docs/protocol.md") == page, "docs/protocol.md is old: run with UPDATE_DOCS=1");
+}
+
+/// `docs/api.md` says what control says of itself; made anew in the same way.
+#[test]
+fn the_api_page_equals_the_description_of_control() {
+    let page = api::page(&spyglass_control::openapi());
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        fs::write(root().join("docs/api.md"), &page).unwrap();
+    }
+    assert!(read("docs/api.md") == page, "docs/api.md is old: run with UPDATE_DOCS=1");
 }
 
 /// Services, messages and enums in their order, each with its comment.

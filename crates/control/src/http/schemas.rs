@@ -387,7 +387,7 @@ fn operation() -> Shapes {
                         "viewers": count("connections of viewers, of both tiers"),
                         "broadcasts": count("broadcasts that it holds"),
                         "egress_bps": count("bits sent a second"),
-                        "cpu": {"type": "number", "minimum": 0, "description": "1 is all cores"},
+                        "cpu": {"type": "number", "minimum": 0, "description": "1.0 is one core"},
                         "viewer_capacity": {"type": ["integer", "null"], "minimum": 1},
                     })),
                     "version": text("of its program"),

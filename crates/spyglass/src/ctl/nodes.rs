@@ -95,9 +95,15 @@ pub async fn empty(api: &Api, node: &NodeId, tell: impl Fn(&str)) -> anyhow::Res
     }
 }
 
-/// Viewers and broadcasts that a node still holds.
+/// Viewers and broadcasts that a node still holds: as control knows it, else as
+/// the node says.
 fn left(node: &Value) -> (u64, u64) {
-    let count = |name: &str| node["load"][name].as_u64().unwrap_or_default();
+    let known = &node["remaining"];
+    let said = if known.is_object() { known } else { &node["load"] };
+    let count = |name: &str| said[name].as_u64().unwrap_or_default();
+    if known.is_object() {
+        return (count("viewers"), count("broadcasts"));
+    }
     // What an edge keeps of broadcasts is a cache: it holds up nobody.
     let broadcasts = if node["role"] == "edge" { 0 } else { count("broadcasts") };
     (count("viewers"), broadcasts)
@@ -123,5 +129,8 @@ mod tests {
         assert!(lines[1].contains("2.0 Mbit/s  50 %  1.00,-2.50"), "{table}");
         assert_eq!(shown(view, &json!({"nodes": []})), "no node has registered yet");
         assert_eq!(left(&node("e", 3)), (3, 0));
+        let mut draining = node("e", 3);
+        draining["remaining"] = json!({"viewers": 4, "broadcasts": 2, "empty": false});
+        assert_eq!(left(&draining), (4, 2));
     }
 }
