@@ -219,7 +219,6 @@ impl Operation {
     }
 
     /// It may answer this too.
-    #[allow(dead_code, reason = "no operation of this release has two ways to be done yet")]
     pub fn or(mut self, status: u16, content: Content) -> Self {
         self.answers.push((status, content));
         self
