@@ -120,6 +120,8 @@ pub struct Config {
     pub max_streams: usize,
     /// Streams of notifications of one user.
     pub max_streams_per_user: usize,
+    /// Webhooks; each may have four requests under way.
+    pub max_webhooks: usize,
 }
 
 impl Default for Config {
@@ -169,6 +171,7 @@ impl Default for Config {
             max_following: 5_000,
             max_streams: 5_000,
             max_streams_per_user: 5,
+            max_webhooks: 100,
         }
     }
 }

@@ -25,6 +25,7 @@ mod schemas;
 mod serve;
 mod users;
 mod viewers;
+mod webhooks;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,6 +62,7 @@ fn operations(with_metrics: bool) -> Vec<Operation> {
         following::operations(),
         census::operations(),
         events::operations(),
+        webhooks::operations(),
         broadcasts::operations(),
         viewers::operations(),
         nodes::operations(),

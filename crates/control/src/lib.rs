@@ -43,6 +43,7 @@ mod revocations;
 pub mod seats;
 mod upkeep;
 mod users;
+mod webhooks;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -237,6 +238,7 @@ impl Control {
             tokio::spawn(events::write(Arc::clone(&panel), self.broadcasts, shutdown.clone())),
             tokio::spawn(events::feed::tail(Arc::clone(&panel), shutdown.clone())),
             tokio::spawn(events::viewers::run(Arc::clone(&panel), shutdown.clone())),
+            tokio::spawn(webhooks::deliver::run(Arc::clone(&panel), shutdown.clone())),
         ];
         let own_admin = self.separate_admin.is_none();
         let with_metrics = own_admin && is_loopback(&self.http);

@@ -24,6 +24,8 @@ pub struct Metrics {
     pub limited: Family<[Label; 1], Counter>,
     /// Nodes chosen, by role and by what told where from.
     pub placements: Family<[Label; 2], Counter>,
+    /// Messages of webhooks, by what became of them.
+    pub webhooks: Family<[Label; 1], Counter>,
     /// Streams of notifications and events that are open.
     pub streams: Gauge,
     /// Viewers not counted because there were too many.
@@ -63,6 +65,11 @@ impl Metrics {
             "spyglass_control_limited",
             "Requests refused because there had been too many, by limit",
             metrics.limited.clone(),
+        );
+        registry.register(
+            "spyglass_control_webhooks",
+            "Messages of webhooks: delivered, failed attempts, and dropped for good",
+            metrics.webhooks.clone(),
         );
         registry.register(
             "spyglass_control_streams",

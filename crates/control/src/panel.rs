@@ -41,6 +41,7 @@ use crate::revocations::{self, Revocations};
 use crate::seats::Seats;
 use crate::store::{self, Engine, Store};
 use crate::users::{Users, hash};
+use crate::webhooks::Webhooks;
 
 /// After its state was lost, control does not tell nodes of each other until
 /// those that try again every 5 s have had the time to register: a short list
@@ -118,6 +119,8 @@ pub struct Panel {
     pub feed: Feed,
     /// What happens to viewers.
     pub viewer_events: Viewers,
+    /// Addresses that are told of either.
+    pub webhooks: Webhooks,
     /// Who listens to either.
     pub streams: Arc<Streams>,
     /// Kicked viewers.
@@ -170,6 +173,7 @@ impl Panel {
             seats: Seats::new(Arc::clone(&store), config.seat_limits(), now),
             feed: Feed::load(&*engine).await?,
             viewer_events: Viewers::default(),
+            webhooks: Webhooks::new(Arc::clone(&store), config.max_webhooks),
             streams: Streams::new(config.max_streams, config.max_streams_per_user),
             revocations: Revocations::load(Arc::clone(&store), config.max_revocations).await?,
             fleet: Mutex::new(fleet),

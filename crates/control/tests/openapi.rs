@@ -290,6 +290,16 @@ async fn follows(asked: &mut Asked, user: &(String, String), other: &(String, St
     asked.ask("listenNotifications", call(notifications, &other.1, null(), 403)).await;
     asked.open("listenEvents", "/v1/events", OPERATOR).await;
     asked.ask("listenEvents", call("/v1/events?types=x", OPERATOR, null(), 400)).await;
+    let hooks = |bearer: &str, body: Value, status| call("/v1/webhooks", bearer, body, status);
+    let new = json!({"url": "http://127.0.0.1:9/", "events": ["broadcast.live"]});
+    let hook = asked.ask("createWebhook", hooks(OPERATOR, new.clone(), 201)).await.json();
+    asked.ask("createWebhook", hooks(&user.1, new.clone(), 403)).await;
+    asked.fields("createWebhook", hooks(OPERATOR, new, 400)).await;
+    asked.ask("listWebhooks", hooks(OPERATOR, null(), 200)).await;
+    asked.ask("listWebhooks", hooks("", null(), 401)).await;
+    let hook = format!("/v1/webhooks/{}", text(&hook["id"]));
+    asked.ask("deleteWebhook", call(hook.clone(), OPERATOR, null(), 204)).await;
+    asked.ask("deleteWebhook", call(hook, OPERATOR, null(), 404)).await;
     let gone = asked.world.user("gone").await;
     for (id, tail, status) in [("renewUserToken", "/token", 200), ("deleteUser", "", 204)] {
         asked.ask(id, call(of(&gone.0, tail), OPERATOR, null(), status)).await;

@@ -35,7 +35,7 @@ pub struct Entry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     /// Counts the logs that this control has seen.
-    log: u64,
+    pub log: u64,
     /// The last that was read.
     pub sequence: u64,
 }

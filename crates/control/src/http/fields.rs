@@ -108,6 +108,17 @@ impl Fields {
         ids.map(Some).ok_or_else(|| Problem::bad(advice))
     }
 
+    /// A list of words.
+    pub fn words(&mut self, name: &str, most: usize) -> Result<Vec<String>, Problem> {
+        let Some(value) = self.take(name) else { return Ok(Vec::new()) };
+        let list = value.as_array().filter(|list| list.len() <= most);
+        let words = list.and_then(|list| {
+            list.iter().map(|word| word.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>()
+        });
+        let advice = format!("field `{name}`: give a list of at most {most} words");
+        words.ok_or_else(|| Problem::bad(advice))
+    }
+
     /// Refuses what no one asked for; `known` is what the body may have.
     pub fn finish(self, known: &str) -> Result<(), Problem> {
         match self.0.keys().next() {

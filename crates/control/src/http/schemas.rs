@@ -32,7 +32,7 @@ pub fn has_required(name: &str) -> bool {
 pub fn of_path(path: &str, name: &str) -> Value {
     let before = path.split(&format!("/{{{name}}}")).next().unwrap_or_default();
     match before.rsplit('/').next() {
-        Some("broadcasts" | "users" | "viewers" | "following" | "live" | "watch") => {
+        Some("broadcasts" | "users" | "viewers" | "following" | "webhooks" | "live" | "watch") => {
             reference("Id")
         }
         Some("nodes") => reference("NodeName"),
@@ -192,6 +192,46 @@ fn people() -> Shapes {
 
 fn broadcasts() -> Shapes {
     vec![
+        (
+            "NewWebhook",
+            body(
+                "An address that is told of events.",
+                json!({
+                    "url": {"type": "string", "format": "uri", "maxLength": 2048},
+                    "events": {
+                        "type": "array", "items": {"type": "string"}, "maxItems": 16,
+                        "description": "types of events; none: all of broadcasts",
+                    },
+                }),
+                &["events"],
+            ),
+        ),
+        (
+            "WebhookWithSecret",
+            object(
+                "A webhook that was just made.",
+                json!({
+                    "id": reference("Id"),
+                    "secret": text("verifies signatures; nobody can show it again"),
+                }),
+            ),
+        ),
+        (
+            "WebhookList",
+            object(
+                "All webhooks.",
+                json!({"webhooks": list(object("One of them.", json!({
+                    "id": reference("Id"),
+                    "url": text("where to"),
+                    "events": list(json!({"type": "string"})),
+                    "created_at": time("when it was made"),
+                    "state": {"type": "string", "enum": ["active", "disabled"]},
+                    "delivered": count("messages that arrived, of broadcasts"),
+                    "dropped": count("messages given up after a day"),
+                    "last_error": maybe_text("why the last attempt failed; null after success"),
+                })))}),
+            ),
+        ),
         (
             "Notification",
             object(

@@ -1,0 +1,120 @@
+//! One request of a webhook: a connection of its own, no redirects, no more
+//! of the answer than its head, all within [`TIME`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HOST, USER_AGENT};
+use http::{Request, Uri};
+use http_body_util::Full;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use super::sign::signature;
+
+/// Everything, from the name's address to the answer's head.
+pub const TIME: Duration = Duration::from_secs(10);
+
+/// Bytes of an answer's head.
+const HEAD: usize = 16 * 1024;
+
+/// A message to a receiver.
+pub struct Message {
+    /// The same at each attempt.
+    pub id: String,
+    /// When this attempt is made, in seconds since the Unix epoch.
+    pub timestamp: i64,
+    /// JSON.
+    pub body: Bytes,
+}
+
+/// Trusts whom this machine trusts.
+pub fn tls() -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs();
+    roots.add_parsable_certificates(found.certs);
+    if roots.is_empty() {
+        tracing::warn!("no certificate authorities on this machine: https webhooks will fail");
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(rustls::DEFAULT_VERSIONS);
+    match config {
+        Ok(config) => Arc::new(config.with_root_certificates(roots).with_no_client_auth()),
+        // The provider has what the defaults name; a test makes one.
+        Err(error) => unreachable!("the defaults of TLS: {error}"),
+    }
+}
+
+/// The status of the answer, or why there is none.
+pub async fn post(
+    url: &str,
+    secret: &str,
+    message: &Message,
+    tls: Arc<ClientConfig>,
+) -> Result<u16, String> {
+    match tokio::time::timeout(TIME, request(url, secret, message, tls)).await {
+        Ok(result) => result,
+        Err(_) => Err("no answer within 10 s".to_owned()),
+    }
+}
+
+async fn request(
+    url: &str,
+    secret: &str,
+    message: &Message,
+    tls: Arc<ClientConfig>,
+) -> Result<u16, String> {
+    let uri: Uri = url.parse().map_err(|_| "the URL is none".to_owned())?;
+    let secure = uri.scheme_str() == Some("https");
+    let authority = uri.authority().ok_or("the URL names no host")?;
+    let host = authority.host().trim_matches(['[', ']']).to_owned();
+    let port = authority.port_u16().unwrap_or(if secure { 443 } else { 80 });
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    let request = Request::post(path)
+        .header(HOST, authority.as_str())
+        .header(CONTENT_TYPE, "application/json")
+        .header(USER_AGENT, concat!("spyglass/", env!("CARGO_PKG_VERSION")))
+        .header("webhook-id", &message.id)
+        .header("webhook-timestamp", message.timestamp)
+        .header(
+            "webhook-signature",
+            signature(secret, &message.id, message.timestamp, &message.body),
+        )
+        .body(Full::new(message.body.clone()))
+        .map_err(|error| format!("the request: {error}"))?;
+    let socket = TcpStream::connect((host.as_str(), port));
+    let socket = socket.await.map_err(|error| format!("connecting: {error}"))?;
+    if secure {
+        let name = ServerName::try_from(host).map_err(|_| "the host is no name".to_owned())?;
+        let socket = TlsConnector::from(tls).connect(name, socket).await;
+        send(socket.map_err(|error| format!("TLS: {error}"))?, request).await
+    } else {
+        send(socket, request).await
+    }
+}
+
+async fn send(
+    socket: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    request: Request<Full<Bytes>>,
+) -> Result<u16, String> {
+    let failed = |error: hyper::Error| format!("HTTP: {error}");
+    let mut client = hyper::client::conn::http1::Builder::new();
+    let shaken = client.max_buf_size(HEAD).handshake(TokioIo::new(socket)).await;
+    let (mut sender, connection) = shaken.map_err(failed)?;
+    let answer = sender.send_request(request);
+    tokio::pin!(answer, connection);
+    tokio::select! {
+        answer = &mut answer => answer.map(|answer| answer.status().as_u16()).map_err(failed),
+        closed = &mut connection => match closed {
+            // Its answer may have come with the end.
+            Ok(()) => answer.await.map(|answer| answer.status().as_u16()).map_err(failed),
+            Err(error) => Err(failed(error)),
+        },
+    }
+}
