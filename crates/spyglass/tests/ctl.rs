@@ -222,3 +222,26 @@ fn watching_goes_on_and_stops_when_asked() {
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
+
+#[test]
+fn events_come_as_they_happen() {
+    use std::io::{BufRead as _, BufReader};
+    let system = System::start();
+    let id = system.create(OPERATOR, "tonight");
+    system.table(&["end", &id]);
+    let mut command = system.command(&["events", "--after", "0", "--json"]);
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut told: Vec<String> = Vec::new();
+    for line in lines {
+        let event: Value = serde_json::from_str(&line.unwrap()).expect("a document on each line");
+        assert!(event["data"].is_object() && event["id"].is_string(), "{event}");
+        told.push(word(&event, "event").to_owned());
+        if told.last().is_some_and(|last| last == "broadcast.ended") {
+            break;
+        }
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+    assert_eq!(told, ["broadcast.created", "broadcast.ended"]);
+}

@@ -34,9 +34,9 @@ impl Tone {
     /// Of a state's word, of whatever has states here.
     pub fn of_state(state: &str) -> Self {
         match state {
-            "up" | "live" | "signing" => Self::Good,
+            "up" | "live" | "signing" | "active" => Self::Good,
             "draining" | "interrupted" | "waiting" | "verifying" => Self::Warn,
-            "lost" | "revoked" | "failed" => Self::Bad,
+            "lost" | "revoked" | "failed" | "disabled" => Self::Bad,
             "ended" | "created" => Self::Faint,
             _ => Self::Plain,
         }
