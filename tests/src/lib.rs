@@ -9,7 +9,9 @@ pub mod ffmpeg;
 pub mod herd;
 pub mod hls;
 pub mod http;
+pub mod nats;
 pub mod rtmp;
+pub mod several;
 pub mod system;
 pub mod world;
 

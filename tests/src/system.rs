@@ -18,7 +18,7 @@ use crate::http::{Answer, Client};
 /// Time for a debug build on a busy machine to be ready.
 const START: Duration = Duration::from_secs(30);
 
-const OPERATOR: &str = "operator-key-of-the-tests";
+pub(crate) const OPERATOR: &str = "operator-key-of-the-tests";
 const CLUSTER: &str = "cluster-key-of-the-tests";
 
 /// The binary under test, as cargo built it beside the tests.
@@ -146,7 +146,7 @@ fn own_address() -> String {
     format!("127.{high}.{low}.{system}:0")
 }
 
-fn strings(args: &[&str]) -> Vec<String> {
+pub(crate) fn strings(args: &[&str]) -> Vec<String> {
     args.iter().map(|arg| (*arg).to_owned()).collect()
 }
 
@@ -400,7 +400,7 @@ pub struct Broadcast {
     pub publish_url: String,
 }
 
-fn service(dir: &Path, name: &str, flags: &[(&str, &str)]) -> Vec<String> {
+pub(crate) fn service(dir: &Path, name: &str, flags: &[(&str, &str)]) -> Vec<String> {
     let mut args = vec![name.to_owned()];
     for (flag, value) in flags {
         args.extend([(*flag).to_owned(), (*value).to_owned()]);
