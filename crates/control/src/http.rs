@@ -5,6 +5,7 @@
 //! [`client`] from where and whether too often. The rest is one file for each kind of thing:
 //! its handlers and, as [`operation`]s, what is said of them.
 
+mod audit;
 mod broadcasts;
 mod caller;
 mod census;
@@ -67,6 +68,7 @@ fn operations(with_metrics: bool) -> Vec<Operation> {
         viewers::operations(),
         nodes::operations(),
         keys::operations(),
+        audit::operations(),
         pages::operations(),
         health(with_metrics),
         vec![openapi::own_operation()],
@@ -106,7 +108,7 @@ pub fn openapi() -> serde_json::Value {
 
 /// Every route.
 fn router(panel: Arc<Panel>, with_metrics: bool) -> Router {
-    operation::router(operations(with_metrics))
+    operation::router(operations(with_metrics), &panel)
         .fallback(async || no_such_path())
         .method_not_allowed_fallback(async |method: Method| {
             let detail = format!("{method} is not possible here; the Allow header says what is");

@@ -17,6 +17,7 @@
 pub mod admission;
 mod attach;
 pub mod audience;
+mod audit;
 mod away;
 pub mod broadcasts;
 mod config;

@@ -28,6 +28,8 @@ pub struct Metrics {
     pub webhooks: Family<[Label; 1], Counter>,
     /// Streams of notifications and events that are open.
     pub streams: Gauge,
+    /// Actions that are not in the audit log.
+    pub audit_lost: Counter,
     /// Viewers not counted because there were too many.
     pub leases_refused: Gauge,
 }
@@ -80,6 +82,11 @@ impl Metrics {
             "spyglass_control_placements",
             "Nodes chosen, by role and by how the place was known",
             metrics.placements.clone(),
+        );
+        registry.register(
+            "spyglass_control_audit_lost",
+            "Actions of operators and users that could not be written to the audit log",
+            metrics.audit_lost.clone(),
         );
         registry.register(
             "spyglass_control_leases_refused",

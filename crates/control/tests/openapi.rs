@@ -327,6 +327,9 @@ async fn nodes(asked: &mut Asked) -> [Node; 3] {
     asked.ask("revokeKey", operator(&first, 200)).await;
     asked.ask("revokeKey", operator(&first, 404)).await;
     asked.ask("revokeKey", call(&first, "", Value::Null, 401)).await;
+    asked.ask("listAudit", operator("/v1/audit?after=0&limit=2", 200)).await;
+    asked.ask("listAudit", operator("/v1/audit?after=x", 400)).await;
+    asked.ask("listAudit", call("/v1/audit", "", Value::Null, 401)).await;
     [origin, edge, far]
 }
 

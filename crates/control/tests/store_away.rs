@@ -160,6 +160,12 @@ async fn what_is_live_goes_on_and_soon_all_is_right_again() {
     let viewer = text(&seated["viewer"]);
     let kick = format!("/v1/broadcasts/{}/viewers/{viewer}/kick", made[0]);
     world.operator("POST", &kick, Value::Null).await.expect(200);
+    // That it is not in the audit log stops it not, and is told.
+    let metrics = world.anyone("GET", "/metrics", Value::Null).await.expect(200).body;
+    let metrics = String::from_utf8_lossy(&metrics).into_owned();
+    let lost = metrics.lines().find(|line| line.starts_with("spyglass_control_audit_lost_total"));
+    let lost = lost.and_then(|line| line.rsplit(' ').next()?.parse::<u32>().ok());
+    assert!(lost.is_some_and(|lost| lost > 0), "{lost:?}");
     let revoked = (made[0].parse().unwrap(), viewer.parse().unwrap());
     for node in [&origin, &edge] {
         let knows = || async { node.link.revoked(revoked.0, revoked.1).then_some(()) };

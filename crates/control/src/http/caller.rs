@@ -12,6 +12,7 @@ use spyglass_media::{BroadcastId, NodeId, UserId, ViewerId};
 
 use super::client::Client;
 use super::problem::Problem;
+use crate::audit::Actor;
 use crate::limits::Limit;
 use crate::panel::{Caller, Panel};
 use crate::record::Record;
@@ -36,6 +37,9 @@ impl FromRequestParts<Arc<Panel>> for Caller {
             client.failed(panel, Limit::Login);
             return Err(Problem::unknown_credentials());
         };
+        if let Some(actor) = parts.extensions.get::<Actor>() {
+            actor.is(&caller);
+        }
         if let Some(user) = caller.user() {
             client.admit_user(panel, user)?;
         }

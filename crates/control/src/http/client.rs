@@ -1,7 +1,6 @@
 //! Where a request comes from, and whether there have been too many from there.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
 
 use axum::extract::{FromRequestParts, MatchedPath, Request};
 use http::header::AUTHORIZATION;
@@ -116,10 +115,10 @@ fn refusal(panel: &Panel, limit: Limit) -> impl FnOnce(std::time::Duration) -> P
     }
 }
 
-impl FromRequestParts<Arc<Panel>> for Client {
+impl<S: Sync> FromRequestParts<S> for Client {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, _: &Arc<Panel>) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         let client = parts.extensions.get::<Self>().copied();
         client.ok_or_else(|| Problem::unavailable("a request that came from nowhere"))
     }

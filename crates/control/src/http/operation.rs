@@ -10,9 +10,11 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::handler::Handler;
+use axum::middleware::from_fn_with_state;
 use axum::routing::{MethodFilter, MethodRouter, on};
 use serde_json::Value;
 
+use super::audit;
 use crate::panel::Panel;
 
 /// In whose name an operation may be asked for.
@@ -242,9 +244,15 @@ impl Operation {
     }
 }
 
-/// Every operation's route.
-pub fn router(operations: Vec<Operation>) -> Router<Arc<Panel>> {
-    operations
-        .into_iter()
-        .fold(Router::new(), |router, operation| router.route(operation.path, operation.route))
+/// Every operation's route; those that change something are written down.
+pub fn router(operations: Vec<Operation>, panel: &Arc<Panel>) -> Router<Arc<Panel>> {
+    operations.into_iter().fold(Router::new(), |router, operation| {
+        let route = if audit::is_audited(&operation) {
+            let state = (Arc::clone(panel), operation.id);
+            operation.route.layer(from_fn_with_state(state, audit::write_down))
+        } else {
+            operation.route
+        };
+        router.route(operation.path, route)
+    })
 }

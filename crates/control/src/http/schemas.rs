@@ -466,6 +466,31 @@ fn operation() -> Shapes {
             ),
         ),
         (
+            "AuditList",
+            object(
+                "A page of what was done.",
+                json!({
+                    "entries": list(object("One action, done or refused.", json!({
+                        "sequence": count("orders the entries; gaps mean nothing"),
+                        "at": time("when it was over"),
+                        "actor": text("`operator`, or a user's id"),
+                        "action": text("the operation's id in this document"),
+                        "object": maybe_text("the ids in its path, or of what was made"),
+                        "address": text("where the request came from"),
+                        "outcome": {
+                            "type": ["integer", "null"],
+                            "description": "the answer's status; null: nobody waited for it",
+                        },
+                        "control": text("which control did it"),
+                    }))),
+                    "next": {
+                        "type": ["integer", "null"],
+                        "description": "give it as `after` for the next page; null on the last",
+                    },
+                }),
+            ),
+        ),
+        (
             "KeyRevoked",
             object(
                 "A key that opens nothing any more.",
