@@ -94,7 +94,7 @@ async function join() {
   let answer;
   try {
     answer = await fetch(`${api}/viewers`, {
-      method: "POST", headers: { "Content-Type": "application/json" }, body: "{}",
+      method: "POST", headers: { "Content-Type": "application/json" }, body: '{"tier":"hls"}',
     });
   } catch {
     say("Control does not answer. Trying again…");

@@ -71,9 +71,17 @@ impl Taken {
 }
 
 impl Seats {
-    /// The lowest free seat for `viewer`; `None` when all are taken.
+    /// The seat that `viewer` has, reserved anew, or else the lowest free one;
+    /// `None` when all are taken.
     pub fn on_join(&mut self, viewer: ViewerId, limits: Limits, now: UtcTime) -> Option<Seat> {
         self.on_deadline(now);
+        if let Some((&number, held)) =
+            self.taken.iter_mut().find(|(_, held)| held.viewer == viewer && !held.leaving)
+        {
+            let until = (now + limits.reservation).millis();
+            held.until_ms = held.until_ms.map(|held| held.max(until));
+            return Some(Seat { number, generation: held.generation });
+        }
         let number = self.lowest_free(limits.seats)?;
         let generation = self.next_generation(now);
         let until_ms = Some((now + limits.reservation).millis());

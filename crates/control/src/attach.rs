@@ -204,7 +204,7 @@ impl Session {
         let readable = (found.memo.len() <= MAX_MEMO).then_some(&found.memo);
         let memo = readable.and_then(|memo| serde_json::from_slice::<Memo>(memo).ok());
         let mut memo = memo.unwrap_or_default();
-        if found.private {
+        if found.private && !memo.closed {
             memo.private_to.get_or_insert_default();
         }
         if memo.created_at_ms == 0 {

@@ -14,7 +14,7 @@ use crate::limits::{Limit, Rate, Rules};
 use crate::network::Network;
 
 /// Seats of one broadcast at most: its record is one value in the store.
-const MAX_SEATS: u32 = 5_000;
+pub(crate) const MAX_SEATS: u32 = 5_000;
 
 /// Keys are the flags' names with `_`; every one may be left out.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -28,7 +28,8 @@ mod follows;
 pub mod forwarded;
 pub mod geo;
 mod http;
-pub mod keyring;
+mod joined;
+mod keyring;
 mod keys;
 pub mod limits;
 mod links;
@@ -240,6 +241,7 @@ impl Control {
             tokio::spawn(events::feed::tail(Arc::clone(&panel), shutdown.clone())),
             tokio::spawn(events::viewers::run(Arc::clone(&panel), shutdown.clone())),
             tokio::spawn(webhooks::deliver::run(Arc::clone(&panel), shutdown.clone())),
+            tokio::spawn(joined::follow(Arc::clone(&panel), shutdown.clone())),
         ];
         let own_admin = self.separate_admin.is_none();
         let with_metrics = own_admin && is_loopback(&self.http);

@@ -30,6 +30,7 @@ use crate::events::viewers::{self, Viewers};
 use crate::fleet::{Fleet, Registration, Role, SeatChange, State};
 use crate::follows::Follows;
 use crate::geo::Geo;
+use crate::joined::{self, Joined};
 use crate::keys::Keys;
 use crate::limits::{Asker, Limit, Limits, Rules};
 use crate::links::Links;
@@ -115,6 +116,8 @@ pub struct Panel {
     pub broadcasts: Broadcasts,
     /// Their seats.
     pub seats: Seats,
+    /// Which users their viewers are.
+    pub joined: Joined,
     /// What happened to broadcasts.
     pub feed: Feed,
     /// What happens to viewers.
@@ -171,6 +174,7 @@ impl Panel {
             )
             .await?,
             seats: Seats::new(Arc::clone(&store), config.seat_limits(), now),
+            joined: Joined::default(),
             feed: Feed::load(&*engine).await?,
             viewer_events: Viewers::default(),
             webhooks: Webhooks::new(Arc::clone(&store), config.max_webhooks),
@@ -306,9 +310,23 @@ impl Panel {
         for change in changes {
             let (SeatChange::Begun(id, _) | SeatChange::Ended(id, _) | SeatChange::Unknown(id, _)) =
                 change;
-            if self.broadcasts.get(id).is_some_and(|record| !record.is_ended()) {
-                self.seats.on_change(change).await;
-            }
+            let Some(record) = self.broadcasts.get(id).filter(|record| !record.is_ended()) else {
+                continue;
+            };
+            self.count_seats(&record).await;
+            self.seats.on_change(change).await;
+        }
+    }
+
+    /// How many push viewers a broadcast takes.
+    pub fn push_viewers(&self, record: &Record) -> u32 {
+        record.memo.push_viewers.unwrap_or_else(|| self.live.get().push_viewers)
+    }
+
+    /// Tells a broadcast's seats how many they are, when that is its own affair.
+    pub async fn count_seats(&self, record: &Record) {
+        if let Some(push) = record.memo.push_viewers {
+            self.seats.set_count(record.id, push.max(self.live.get().commenters)).await;
         }
     }
 
@@ -319,13 +337,20 @@ impl Panel {
         broadcast: BroadcastId,
         viewer: ViewerId,
     ) -> Result<(), revocations::Full> {
-        let life = Duration::from_secs(self.live.get().watch_token_seconds.into());
+        // Tokens may have been given when they lived longer than now.
+        let now = self.live.get().watch_token_seconds;
+        let life = Duration::from_secs(now.max(self.config.watch_token_seconds).into());
         let revocation = self.revocations.refuse(broadcast, viewer, now_utc() + life)?;
         // Nobody waits for the store here: it may be slow.
         self.links.send_all(&Update::Revocation(revocation));
         self.seats.leave(broadcast, viewer).await;
         self.viewer_events.tell(viewers::Kind::Kicked, broadcast, viewer);
         info!(%broadcast, %viewer, "viewer kicked");
+        if let Some(user) = self.joined.user((broadcast, viewer))
+            && let Err(error) = joined::keep_out(&*self.store, broadcast, user, now_utc()).await
+        {
+            warn!(%error, "the kicked viewer's user may join again");
+        }
         if !self.store.is_away()
             && let Err(error) = self.revocations.write_all().await
         {
@@ -374,7 +399,7 @@ fn wire_role(role: Role) -> control::Role {
 pub fn expect(record: &Record) -> control::Expect {
     control::Expect {
         broadcast: record.id.to_string(),
-        private: record.is_private(),
+        private: record.is_for_joined(),
         chunk_ms: record.memo.chunk_ms,
         memo: serde_json::to_vec(&record.memo).unwrap_or_default().into(),
         resume_ms: record.memo.resume_ms,

@@ -70,6 +70,12 @@ pub struct Memo {
     pub chunk_ms: u32,
     /// How long it may be interrupted, in milliseconds.
     pub resume_ms: u32,
+    /// Push viewers it takes; `None`: as many as any broadcast.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub push_viewers: Option<u32>,
+    /// Only who joins may watch: edges do not serve it to anybody else.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub closed: bool,
     /// Where the broadcaster stands, if it said so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub location: Option<Location>,
@@ -134,6 +140,11 @@ impl Record {
             ended_by: None,
             epoch: 0,
         }
+    }
+
+    /// Nodes serve it to holders of a viewer's token only.
+    pub const fn is_for_joined(&self) -> bool {
+        self.is_private() || self.memo.closed
     }
 
     /// Only those who are named may know of it.

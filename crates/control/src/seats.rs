@@ -50,6 +50,8 @@ enum Command {
     Join(ViewerId, Answer<Option<Seat>>),
     Leave(ViewerId),
     Connection(SeatChange),
+    /// So many seats from now on.
+    Count(u32),
     OriginSilent,
 }
 
@@ -68,6 +70,8 @@ struct Open {
     /// The broadcast is over, and not just control.
     ended: Arc<AtomicBool>,
     written: Arc<Written>,
+    /// What the desk was told of its own number of seats.
+    count: Option<u32>,
 }
 
 /// What is known of the record in the store without reading it. A desk whose
@@ -102,7 +106,7 @@ impl Seats {
         Self { store, limits, restart, desks: Mutex::default() }
     }
 
-    /// A seat for `viewer`, or `None` when all are taken.
+    /// A seat for `viewer`, its own if it has one, or `None` when all are taken.
     pub async fn join(
         &self,
         id: BroadcastId,
@@ -124,6 +128,18 @@ impl Seats {
         let (SeatChange::Begun(id, _) | SeatChange::Ended(id, _) | SeatChange::Unknown(id, _)) =
             change;
         self.tell(id, Command::Connection(change)).await;
+    }
+
+    /// This broadcast has a number of seats of its own.
+    pub async fn set_count(&self, id: BroadcastId, seats: u32) {
+        let known = self.desks.lock().get(&id).is_some_and(|desk| desk.count == Some(seats));
+        if known {
+            return;
+        }
+        self.tell(id, Command::Count(seats)).await;
+        if let Some(desk) = self.desks.lock().get_mut(&id) {
+            desk.count = Some(seats);
+        }
     }
 
     /// No control hears of the broadcast's origin any more: who is connected has
@@ -183,6 +199,7 @@ impl Seats {
             key: key(id),
             store: Arc::clone(&self.store),
             limits: Arc::clone(&self.limits),
+            count: None,
             restart: Some(self.restart),
             held: None,
             ended: Arc::clone(&ended),
@@ -190,7 +207,7 @@ impl Seats {
             seen: (0, 0),
         };
         tokio::spawn(desk.run(waiting));
-        Open { commands, ended, written }
+        Open { commands, ended, written, count: None }
     }
 }
 
@@ -199,6 +216,8 @@ struct Desk {
     key: String,
     store: Arc<dyn Store>,
     limits: Arc<Mutex<Limits>>,
+    /// Seats of this broadcast, where they are not everybody's.
+    count: Option<u32>,
     /// Set until the record has been read for the first time.
     restart: Option<UtcTime>,
     /// What the store holds, as far as is known.
@@ -265,7 +284,13 @@ impl Desk {
         while Instant::now() < until {
             let held = self.read().await?;
             let mut seats = held.seats.clone();
-            let limits = *self.limits.lock();
+            let mut limits = *self.limits.lock();
+            let told = batch.iter().rev().find_map(|command| match command {
+                Command::Count(seats) => Some(*seats),
+                _ => None,
+            });
+            self.count = told.or(self.count);
+            limits.seats = self.count.unwrap_or(limits.seats);
             let (given, changed) = apply(&mut seats, batch, limits, now_utc());
             let revision = if changed {
                 match self.write(&seats, held.revision).await {
@@ -358,6 +383,7 @@ fn apply(
                 seat.is_some()
             }
             Command::Leave(viewer) => seats.on_leave(*viewer),
+            Command::Count(_) => false,
             Command::OriginSilent => {
                 seats.on_restart(now + limits.reservation);
                 true

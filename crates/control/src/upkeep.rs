@@ -11,6 +11,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
 
 use crate::fleet::{Role, State};
+use crate::joined;
 use crate::panel::Panel;
 use crate::record::{EndedBy, Record};
 use crate::store;
@@ -137,6 +138,7 @@ async fn clean(panel: &Panel, now: UtcTime) -> Result<(), store::Error> {
     });
     for record in forgotten {
         panel.seats.forget(record.id).await?;
+        joined::forget(&*panel.engine, record.id).await?;
         panel.broadcasts.remove(record.id).await?;
     }
     panel.revocations.expire(now).await?;

@@ -18,7 +18,7 @@ use super::fields::Fields;
 use super::operation::{Content, Operation, Who, get, post};
 use super::problem::Problem;
 use crate::broadcasts::CreateError;
-use crate::config::{CHUNK_ADVICE, chunk_ms};
+use crate::config::{CHUNK_ADVICE, MAX_SEATS, chunk_ms};
 use crate::fleet::Role;
 use crate::panel::{Caller, Panel};
 use crate::record::{EndedBy, Memo, Record};
@@ -83,6 +83,8 @@ pub fn shown(panel: &Panel, record: &Record) -> Value {
         "started_at": at(record.started_at_ms),
         "ended_at": at(record.ended_at_ms),
         "private": record.is_private(),
+        "open": !record.memo.closed,
+        "push_viewers": panel.push_viewers(record),
         "chunk_seconds": f64::from(record.memo.chunk_ms) / 1000.0,
         "viewers": {
             "push": viewers.push,
@@ -113,7 +115,10 @@ pub async fn create(
     let location = fields.location()?;
     let private_to = fields.users("private_to")?;
     let seconds = fields.number("chunk_seconds", CHUNK_ADVICE)?;
-    fields.finish("`title`, `location`, `private_to` and `chunk_seconds`")?;
+    let push_viewers = fields.count("push_viewers", MAX_SEATS)?;
+    let open = fields.flag("open")?.unwrap_or(true);
+    fields
+        .finish("`title`, `location`, `private_to`, `chunk_seconds`, `push_viewers` and `open`")?;
     let seconds = seconds.unwrap_or(panel.live.get().chunk_seconds);
     let chunk_ms = chunk_ms(seconds)
         .ok_or_else(|| Problem::bad(format!("field `chunk_seconds`: {CHUNK_ADVICE}")))?;
@@ -132,6 +137,8 @@ pub async fn create(
         private_to,
         chunk_ms,
         resume_ms: panel.live.get().resume_seconds.saturating_mul(1000),
+        push_viewers,
+        closed: !open,
         location,
         created_at_ms: now.millis(),
     };
@@ -168,7 +175,7 @@ fn publish_token(panel: &Panel, record: &Record, now: UtcTime) -> Result<String,
     let grant = PublishGrant {
         broadcast: record.id,
         origin: record.origin.clone(),
-        private: record.is_private(),
+        private: record.is_for_joined(),
         chunk_ms: record.memo.chunk_ms,
         resume_ms: record.memo.resume_ms,
         issued: now,
@@ -237,6 +244,9 @@ pub async fn nearest(
     broadcast: Broadcast,
 ) -> Result<(StatusCode, [(HeaderName, String); 2]), Problem> {
     let record = broadcast.seen_by(&Caller::Anyone, &panel)?;
+    if record.is_for_joined() {
+        return Err(Problem::no_such_broadcast());
+    }
     let edge = panel.place(Role::Edge, None, client.address, 1).into_iter().next();
     let edge = edge.ok_or_else(|| Problem::unavailable("no edge takes viewers now; try again"))?;
     edge.node.standing.on_sent();

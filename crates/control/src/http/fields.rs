@@ -83,6 +83,29 @@ impl Fields {
         self.take(name).map(|value| value.as_f64().ok_or_else(refused)).transpose()
     }
 
+    /// A whole number from 0 to `most`.
+    pub fn count(&mut self, name: &str, most: u32) -> Result<Option<u32>, Problem> {
+        let Some(value) = self.take(name) else { return Ok(None) };
+        let count = value.as_u64().and_then(|count| u32::try_from(count).ok());
+        let advice = || Problem::bad(format!("field `{name}`: give a whole number up to {most}"));
+        count.filter(|count| *count <= most).map(Some).ok_or_else(advice)
+    }
+
+    /// `true` or `false`.
+    pub fn flag(&mut self, name: &str) -> Result<Option<bool>, Problem> {
+        let Some(value) = self.take(name) else { return Ok(None) };
+        let advice = || Problem::bad(format!("field `{name}`: give true or false"));
+        value.as_bool().map(Some).ok_or_else(advice)
+    }
+
+    /// One of `words`.
+    pub fn word(&mut self, name: &str, words: &[&str]) -> Result<Option<String>, Problem> {
+        let Some(value) = self.take(name) else { return Ok(None) };
+        let word = value.as_str().filter(|word| words.contains(word));
+        let advice = || Problem::bad(format!("field `{name}`: give one of {}", words.join(", ")));
+        word.map(|word| Some(word.to_owned())).ok_or_else(advice)
+    }
+
     /// `location: {lat, lon}`.
     pub fn location(&mut self) -> Result<Option<Location>, Problem> {
         let Some(value) = self.take("location") else { return Ok(None) };

@@ -273,8 +273,13 @@ fn broadcasts() -> Shapes {
                         "description": "nobody else can tell it from one that does not exist",
                     },
                     "chunk_seconds": {"type": "number", "minimum": 1, "maximum": 10},
+                    "push_viewers": {
+                        "type": "integer", "minimum": 0, "maximum": 5000,
+                        "description": "those who come later get HLS; absent: as configured",
+                    },
+                    "open": flag("false: nobody can watch without joining, so that a kick counts"),
                 }),
-                &["location", "private_to", "chunk_seconds"],
+                &["location", "private_to", "chunk_seconds", "push_viewers", "open"],
             ),
         ),
         (
@@ -316,6 +321,8 @@ fn broadcasts() -> Shapes {
                     "started_at": maybe_time("when its first frame came"),
                     "ended_at": maybe_time("when it ended"),
                     "private": flag("only those named can see it"),
+                    "open": flag("it can be watched without joining"),
+                    "push_viewers": count("who come later get HLS"),
                     "chunk_seconds": {"type": "number"},
                     "viewers": object("Who joined and watches now.", json!({
                         "push": count("frame by frame, from the origin"),
@@ -347,7 +354,18 @@ fn viewers() -> Shapes {
     vec![
         (
             "Join",
-            body("Where the viewer is.", json!({"location": reference("Location")}), &["location"]),
+            body(
+                "Where the viewer is and how it can play. With a viewer's own token: it asks \
+                 again, and stays the same viewer.",
+                json!({
+                    "location": reference("Location"),
+                    "tier": {
+                        "type": "string", "enum": ["auto", "hls"],
+                        "description": "hls: a player that cannot use the push tier",
+                    },
+                }),
+                &["location", "tier"],
+            ),
         ),
         (
             "Tier",
@@ -395,6 +413,7 @@ fn viewers() -> Shapes {
                 json!({
                     "viewers": list(object("One who joined.", json!({
                         "viewer": reference("Id"),
+                        "user": maybe(reference("Id")),
                         "tier": reference("Tier"),
                         "seat": {"type": ["integer", "null"], "minimum": 1},
                         "edge": maybe(reference("NodeName")),

@@ -7,7 +7,7 @@ use axum::extract::State;
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 use spyglass_daemon::{now_utc, random};
-use spyglass_media::ViewerId;
+use spyglass_media::{BroadcastId, UserId, ViewerId};
 use spyglass_token::{Grant, WatchGrant};
 
 use super::Shared;
@@ -19,6 +19,7 @@ use super::problem::Problem;
 use crate::away;
 use crate::events::viewers as events;
 use crate::fleet::Role;
+use crate::joined;
 use crate::panel::{Caller, Panel};
 use crate::placement::Placed;
 use crate::record::Record;
@@ -70,7 +71,8 @@ pub async fn join(
     mut fields: Fields,
 ) -> Result<Json<Value>, Problem> {
     let from = fields.location()?;
-    fields.finish("`location`")?;
+    let wish = fields.word("tier", &["auto", "hls"])?;
+    fields.finish("`location` and `tier`")?;
     let record = broadcast.seen_by(&caller, &panel)?;
     if record.is_ended() {
         return Err(Problem::new(StatusCode::GONE, "this broadcast has ended"));
@@ -80,7 +82,18 @@ pub async fn join(
         let detail = "no edge takes viewers now: start one, or try again";
         return Err(Problem::unavailable(detail));
     }
-    let viewer = ViewerId::from_random(random());
+    if let Some(user) = caller.user()
+        && refuses(&panel, record.id, user).await?
+    {
+        let detail = "this user was removed from this broadcast";
+        return Err(Problem::new(StatusCode::FORBIDDEN, detail));
+    }
+    let viewer = match &caller {
+        // It asks again: for a better place, or another token.
+        Caller::Viewer(grant) if grant.broadcast == record.id => grant.viewer,
+        _ => ViewerId::from_random(random()),
+    };
+    panel.count_seats(&record).await;
     let seat = match panel.seats.join(record.id, viewer).await {
         Ok(seat) => seat,
         // Nobody can tell which seats are free; HLS has room for everybody.
@@ -88,7 +101,10 @@ pub async fn join(
         Err(error) => return Err(error.into()),
     };
     let number = seat.map(|seat| seat.number);
-    let push = number.is_some_and(|number| number <= panel.live.get().push_viewers);
+    // Who cannot play what is pushed does not hold a place for long: its
+    // reservation lapses. The right to comment stands in its token.
+    let able = wish.as_deref() != Some("hls");
+    let push = able && number.is_some_and(|number| number <= panel.push_viewers(&record));
     let comment = number.is_some_and(|number| number <= panel.live.get().commenters);
     let now = now_utc();
     let grant = WatchGrant {
@@ -108,10 +124,22 @@ pub async fn join(
     let tier = if push { "push" } else { "hls" };
     panel.metrics.joins.get_or_create(&[("tier", tier)]).inc();
     panel.viewer_events.tell(events::Kind::Joined, record.id, viewer);
+    if let Some(user) = caller.user() {
+        joined::tell(&panel, (record.id, viewer), user).await;
+    }
     Ok(Json(
         Admission { panel: &panel, record: &record, token, edges }
             .answer(viewer, tier, number, comment),
     ))
+}
+
+/// Whether a user was kicked; while the store is away nobody can tell.
+async fn refuses(panel: &Panel, id: BroadcastId, user: UserId) -> Result<bool, Problem> {
+    match joined::is_kept_out(&*panel.engine, id, user).await {
+        Ok(refused) => Ok(refused),
+        Err(error) if away::is_away(&error) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// What a viewer gets to know.
@@ -220,6 +248,7 @@ pub async fn list(
             let node = &*watching.node;
             json!({
                 "viewer": watching.lease.viewer,
+                "user": panel.joined.user((record.id, watching.lease.viewer)),
                 "tier": if seat.is_some() { "push" } else { "hls" },
                 "seat": seat,
                 "edge": seat.is_none().then_some(node),
