@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
+use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{RawPathParams, RawQuery, Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
@@ -81,11 +82,13 @@ pub fn is_audited(operation: &Operation) -> bool {
 pub async fn write_down(
     State((panel, action)): State<(Arc<Panel>, &'static str)>,
     client: Client,
-    ids: RawPathParams,
+    ids: Result<RawPathParams, RawPathParamsRejection>,
     mut request: Request,
     next: Next,
 ) -> Response {
-    let deed = Deed::new(panel, action, client.address, ids.iter().map(|(_, id)| id));
+    // What cannot even be read is the handler's to refuse, in its own words.
+    let ids = ids.iter().flat_map(|ids| ids.iter().map(|(_, id)| id));
+    let deed = Deed::new(panel, action, client.address, ids);
     request.extensions_mut().insert(deed.actor());
     let response = next.run(request).await;
     let status = response.status();
