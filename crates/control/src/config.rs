@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use spyglass_daemon::{Secret, log};
 use spyglass_media::NodeId;
+use spyglass_store::nats;
 
 use crate::admission::Limits;
 use crate::forwarded;
@@ -48,9 +49,11 @@ pub struct Config {
     /// What operators show; made and kept in the state when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operator_key: Option<Secret>,
-    /// A store that several controls share; absent: embedded in the state.
+    /// NATS with JetStream, for several controls:
+    /// `nats://[user:password@]host:port[,host:port...][/prefix]` or `tls://…`;
+    /// absent: embedded in the state.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub store: Option<String>,
+    pub store: Option<Secret>,
     /// `text` or `json`; default text on a terminal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_format: Option<log::Format>,
@@ -241,8 +244,9 @@ impl Config {
                 "give per_second = 0 (no limit) or 0.001 to 1000000, and a burst of 1 to 1000000";
             rule(rate.is_sound(), key, advice)?;
         }
-        let embedded = "this release has only the embedded store: leave it out";
-        rule(self.store.is_none(), "store", embedded)?;
+        let store = self.store.as_ref().map(Secret::expose);
+        let known = store.is_none_or(|store| nats::Address::parse(store).is_some());
+        rule(known, "store", nats::ADVICE)?;
         let key = self.operator_key.as_ref().map(Secret::expose);
         let fits = |key: &str| !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_graphic());
         let advice = "use visible ASCII characters without spaces";
@@ -320,7 +324,7 @@ mod tests {
         assert_eq!(refused(|config| config.watch_token_seconds = 0), "watch_token_seconds");
         assert_eq!(refused(|config| config.rate_page.burst = 0), "rate_page");
         assert_eq!(refused(|config| config.rate_join.per_second = -1.0), "rate_join");
-        assert_eq!(refused(|config| config.store = Some("nats://h".to_owned())), "store");
+        assert_eq!(refused(|config| config.store = Some(Secret::new("nats://h"))), "store");
         let short = |config: &mut Config| config.operator_key = Some(Secret::new("two words"));
         assert_eq!(refused(short), "operator_key");
     }

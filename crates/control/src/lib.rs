@@ -72,10 +72,14 @@ use crate::geo::Geo;
 use crate::panel::Panel;
 use crate::store::Engine as StoreEngine;
 use crate::store::embedded::{Embedded, OpenError};
+use crate::store::nats::{self, Nats};
 pub use spyglass_store as store;
 
 /// The longest that connections may take to close when control stops.
 const DRAIN: Duration = Duration::from_secs(3);
+
+/// How long control waits for a shared store when it starts.
+const STORE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The file of the operator's key.
 const OPERATOR_KEY: &str = "operator-key";
@@ -103,6 +107,9 @@ pub enum Error {
     /// The store's file is not usable.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// The shared store is not there.
+    #[error(transparent)]
+    Nats(#[from] nats::OpenError),
     /// The store cannot be read.
     #[error("the store: {0}")]
     Store(#[from] store::Error),
@@ -153,8 +160,10 @@ impl Control {
         config.check()?;
         let failed = |source| Error::State { path: config.state.clone(), source };
         let state = StateDir::open(&config.state).map_err(failed)?;
-        let engine: Arc<dyn StoreEngine> =
-            Arc::new(Embedded::open(&state.path().join("control.redb"))?);
+        let engine: Arc<dyn StoreEngine> = match &config.store {
+            Some(url) => Arc::new(Nats::open(url.expose(), STORE_PATIENCE).await?),
+            None => Arc::new(Embedded::open(&state.path().join("control.redb"))?),
+        };
         Self::load_with(config, engine).await
     }
 

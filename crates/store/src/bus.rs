@@ -127,23 +127,29 @@ pub(crate) struct Hub {
 }
 
 impl Hub {
-    /// A subscription, and whether it is the first to its subject.
-    pub(crate) fn subscribe(&self, subject: &str) -> (Subscription, bool) {
+    /// A subscription; for the first to its subject also what feeds it.
+    pub(crate) fn subscribe(
+        &self,
+        subject: &str,
+    ) -> (Subscription, Option<broadcast::Sender<Received>>) {
         let mut subjects = self.subjects.lock();
         // Nobody tells when a subscription goes: whoever comes sweeps.
         subjects.retain(|_, sender| sender.receiver_count() > 0);
-        let mut first = false;
+        let mut first = None;
         let sender = subjects.entry(subject.to_owned()).or_insert_with(|| {
-            first = true;
-            broadcast::Sender::new(BEHIND)
+            let sender = broadcast::Sender::new(BEHIND);
+            first = Some(sender.clone());
+            sender
         });
         (Subscription { messages: sender.subscribe() }, first)
     }
 
-    /// To those who are subscribed here; says whether there are any.
-    pub(crate) fn deliver(&self, subject: &str, payload: Bytes) -> bool {
-        let subjects = self.subjects.lock();
-        subjects.get(subject).is_some_and(|sender| sender.send(Received::Payload(payload)).is_ok())
+    /// To those who are subscribed here.
+    pub(crate) fn deliver(&self, subject: &str, payload: Bytes) {
+        if let Some(sender) = self.subjects.lock().get(subject) {
+            // The last may just have gone.
+            let _ = sender.send(Received::Payload(payload));
+        }
     }
 }
 

@@ -9,10 +9,11 @@
 //!
 //! Keys are ASCII words joined by `/`, such as `broadcasts/0123456789abc`; the
 //! values are JSON, read and written by the modules that own them.
-//! [`embedded`] is one file; `contract` holds the tests that every implementation passes.
+//! [`embedded`] is one file, [`nats`] a server that several controls share; `contract` holds the tests that every implementation passes.
 
 pub mod bus;
 pub mod embedded;
+pub mod nats;
 
 #[cfg(test)]
 mod contract;
@@ -36,7 +37,7 @@ pub const MAX_VALUE: usize = 1024 * 1024 - 1024;
 pub const MAX_PAGE: usize = 1_000;
 
 /// What orders the writes of one store: each gets a larger one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Revision(pub u64);
 
 /// A value and when it was written.
@@ -115,7 +116,8 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> Answer<'a, Vec<Item>>;
 
-    /// Changes under `prefix` from now on, in the order of the writes.
+    /// Changes under `prefix` from now on, in the order of the writes. Of a key
+    /// written several times in a row only the newest may come.
     fn watch(&self, prefix: &str) -> Watch;
 }
 

@@ -1,0 +1,124 @@
+use std::time::Instant;
+
+use spyglass_testkit::nats::Nats as Server;
+
+use super::*;
+use crate::bus::{Bus as _, Received};
+use crate::{Engine, Store as _, Watched, contract};
+
+const PATIENCE: Duration = Duration::from_secs(15);
+
+async fn open(server: &Server) -> Nats {
+    Nats::open(&server.url(), PATIENCE).await.unwrap()
+}
+
+fn value(text: &str) -> bytes::Bytes {
+    bytes::Bytes::copy_from_slice(text.as_bytes())
+}
+
+async fn until(engine: &Nats, there: bool) {
+    let mut available = engine.available();
+    let wait = available.wait_for(|is| *is == there);
+    tokio::time::timeout(PATIENCE, wait).await.expect("in time").expect("open");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keeps_the_contract() {
+    let server = Server::start();
+    let open = || async { Arc::new(open(&server).await) as Arc<dyn Engine> };
+    contract::store(open).await;
+    contract::bus(open).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_engines_lose_nothing_and_see_each_other() {
+    let server = Server::start();
+    let (one, two) = (Arc::new(open(&server).await), Arc::new(open(&server).await));
+    let mut watch = two.watch("race");
+    one.create("race", value("0")).await.unwrap();
+    let mut racers = tokio::task::JoinSet::new();
+    for racer in 0..64 {
+        let engine = if racer % 2 == 0 { Arc::clone(&one) } else { Arc::clone(&two) };
+        racers.spawn(async move {
+            loop {
+                let held = engine.get("race").await.unwrap().unwrap();
+                let count: u32 = std::str::from_utf8(&held.value).unwrap().parse().unwrap();
+                match engine.update("race", value(&(count + 1).to_string()), held.revision).await {
+                    Ok(_) => return,
+                    Err(Error::Conflict) => {}
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        });
+    }
+    racers.join_all().await;
+    let mut seen = -1;
+    while seen < 64 {
+        let next = tokio::time::timeout(PATIENCE, watch.next()).await.expect("in time");
+        let Some(Watched::Change(change)) = next else { panic!("{next:?}") };
+        let count = std::str::from_utf8(&change.value.unwrap()).unwrap().parse().unwrap();
+        assert!(count > seen, "in order");
+        seen = count;
+    }
+    let mut appended = two.appended(Log::Events);
+    let first = one.append(Log::Events, "live/a/1", value("1")).await.unwrap();
+    assert_eq!(two.append(Log::Events, "live/a/1", value("other")).await, Ok(first));
+    appended.wait_for(|last| *last == first).await.unwrap();
+    assert_eq!(two.read(Log::Events, 0, 10).await.unwrap().len(), 1);
+    let mut heard = two.subscribe("greet");
+    let got = tokio::time::timeout(PATIENCE, async {
+        loop {
+            one.publish("greet", value("hello")).await.unwrap();
+            let next = tokio::time::timeout(Duration::from_millis(100), heard.next()).await;
+            if let Ok(got) = next {
+                return got;
+            }
+        }
+    });
+    assert_eq!(got.await, Ok(Some(Received::Payload(value("hello")))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_goes_and_comes_back() {
+    let mut server = Server::start();
+    let engine = open(&server).await;
+    let kept = engine.create("kept/a", value("1")).await.unwrap();
+    engine.create("kept/b", value("2")).await.unwrap();
+    engine.delete("kept/b", None).await.unwrap();
+
+    server.pause();
+    let asked = Instant::now();
+    let refused = engine.create("new", value("x")).await;
+    assert!(matches!(refused, Err(Error::Unavailable(_))), "{refused:?}");
+    assert!(asked.elapsed() < DEADLINE + Duration::from_secs(1), "{:?}", asked.elapsed());
+    assert_eq!(engine.get("kept/a").await.unwrap().unwrap().value, value("1"));
+    server.resume();
+    until(&engine, true).await;
+
+    server.kill();
+    until(&engine, false).await;
+    let refused = engine.create("other", value("x")).await.unwrap_err().to_string();
+    assert!(refused.contains("is away"), "{refused}");
+    assert_eq!(engine.list("kept/", None, 10).await.unwrap().len(), 1);
+    server.restart();
+    until(&engine, true).await;
+    let again = engine.update("kept/a", value("2"), kept).await.unwrap();
+
+    let mut watch = engine.watch("kept/");
+    server.restart_empty();
+    until(&engine, false).await;
+    until(&engine, true).await;
+    let next = tokio::time::timeout(PATIENCE, watch.next()).await.expect("in time");
+    let Some(Watched::Change(mut change)) = next else { panic!("{next:?}") };
+    if change.revision <= again {
+        // The update's own echo.
+        let Some(Watched::Change(next)) = watch.next().await else { panic!("no change") };
+        change = next;
+    }
+    assert_eq!((change.key.as_str(), change.value), ("kept/a", Some(value("2"))));
+    assert!(change.revision > again, "revisions grow over lives of the bucket");
+    assert_eq!(engine.update("kept/a", value("x"), again).await, Err(Error::Conflict));
+    let other = open(&server).await;
+    assert_eq!(other.get("kept/a").await.unwrap().unwrap().value, value("2"));
+    assert_eq!(other.get("kept/b").await.unwrap(), None);
+}

@@ -1,0 +1,97 @@
+//! A real `nats-server` with JetStream, on a free port and in a directory of
+//! its own, to be killed, paused and robbed of its data.
+
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Stops, and takes its data with it, on drop.
+#[derive(Debug)]
+pub struct Nats {
+    port: u16,
+    dir: PathBuf,
+    server: Option<Child>,
+}
+
+impl Nats {
+    /// A running server.
+    ///
+    /// # Panics
+    /// When `nats-server` is not installed or does not start.
+    pub fn start() -> Self {
+        let free = TcpListener::bind("127.0.0.1:0").and_then(|taken| taken.local_addr());
+        let port = free.expect("a free port").port();
+        let dir = std::env::temp_dir().join(format!("nats-{}-{port}", std::process::id()));
+        let mut nats = Self { port, dir, server: None };
+        nats.run();
+        nats
+    }
+
+    /// Where it listens.
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// Ends it as a crash would.
+    pub fn kill(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            let _ = server.kill();
+            let _ = server.wait();
+        }
+    }
+
+    /// Starts it again at its old port, with the data it had.
+    pub fn restart(&mut self) {
+        self.kill();
+        self.run();
+    }
+
+    /// Starts it again at its old port, without its data.
+    pub fn restart_empty(&mut self) {
+        self.kill();
+        let _ = std::fs::remove_dir_all(&self.dir);
+        self.run();
+    }
+
+    /// It stops answering, its connections stay.
+    pub fn pause(&self) {
+        self.signal("-STOP");
+    }
+
+    /// It goes on.
+    pub fn resume(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        if let Some(server) = &self.server {
+            let sent = Command::new("kill").args([signal, &server.id().to_string()]).status();
+            assert!(sent.is_ok_and(|status| status.success()), "kill {signal}");
+        }
+    }
+
+    fn run(&mut self) {
+        let port = self.port.to_string();
+        let server = Command::new("nats-server")
+            .args(["-a", "127.0.0.1", "-p", &port, "-js", "-sd"])
+            .arg(&self.dir)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("nats-server is installed (scripts/test does that)");
+        self.server = Some(server);
+        let until = Instant::now() + Duration::from_secs(20);
+        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            assert!(Instant::now() < until, "nats-server does not listen");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Nats {
+    fn drop(&mut self) {
+        self.kill();
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
