@@ -1,6 +1,7 @@
 //! One file for each promise, named after it.
 
 mod a_browser_plays_it;
+mod a_follower_misses_nothing;
 mod a_kick_is_felt_within_a_second;
 mod a_private_broadcast_is_a_secret;
 mod a_publisher_comes_back;
