@@ -27,6 +27,7 @@ mod follow;
 mod follows;
 pub mod forwarded;
 pub mod geo;
+mod history;
 mod http;
 mod joined;
 mod keyring;
@@ -251,6 +252,7 @@ impl Control {
             tokio::spawn(events::viewers::run(Arc::clone(&panel), shutdown.clone())),
             tokio::spawn(webhooks::deliver::run(Arc::clone(&panel), shutdown.clone())),
             tokio::spawn(joined::follow(Arc::clone(&panel), shutdown.clone())),
+            tokio::spawn(history::run(Arc::clone(&panel), shutdown.clone())),
         ];
         let own_admin = self.separate_admin.is_none();
         let with_metrics = own_admin && is_loopback(&self.http);

@@ -30,6 +30,7 @@ use crate::events::viewers::{self, Viewers};
 use crate::fleet::{Fleet, Registration, Role, SeatChange, State};
 use crate::follows::Follows;
 use crate::geo::Geo;
+use crate::history::Histories;
 use crate::joined::{self, Joined};
 use crate::keys::Keys;
 use crate::limits::{Asker, Limit, Limits, Rules};
@@ -118,6 +119,8 @@ pub struct Panel {
     pub seats: Seats,
     /// Which users their viewers are.
     pub joined: Joined,
+    /// Who watched.
+    pub histories: Histories,
     /// What happened to broadcasts.
     pub feed: Feed,
     /// What happens to viewers.
@@ -175,6 +178,7 @@ impl Panel {
             .await?,
             seats: Seats::new(Arc::clone(&store), config.seat_limits(), now),
             joined: Joined::default(),
+            histories: Histories::default(),
             feed: Feed::load(&*engine).await?,
             viewer_events: Viewers::default(),
             webhooks: Webhooks::new(Arc::clone(&store), config.max_webhooks),

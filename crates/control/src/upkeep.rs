@@ -139,6 +139,7 @@ async fn clean(panel: &Panel, now: UtcTime) -> Result<(), store::Error> {
     for record in forgotten {
         panel.seats.forget(record.id).await?;
         joined::forget(&*panel.engine, record.id).await?;
+        panel.histories.forget(&*panel.engine, record.id).await?;
         panel.broadcasts.remove(record.id).await?;
     }
     panel.revocations.expire(now).await?;

@@ -3,8 +3,9 @@
 
 mod support;
 
+use bytes::Bytes;
 use serde_json::{Value, json};
-use spyglass_api::control::Role;
+use spyglass_api::control::{Phase, Role};
 use spyglass_daemon::attach::Command;
 use support::{OPERATOR, World, eventually, grant, lease, text};
 
@@ -105,6 +106,44 @@ async fn a_closed_broadcast_is_listed_and_cannot_be_watched_unseen() {
     };
     assert_eq!(live(&id).await, live("0123456789abc").await);
     assert_eq!(world.join(&id, json!({})).await["tier"], "push");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_record_says_who_watched_also_after_a_restart() {
+    let world = World::start().await;
+    let origin = world.node("origin-1", Role::Origin, None).await;
+    let edge = world.node("edge-1", Role::Edge, None).await;
+    let (ann_id, ann) = world.user("Ann").await;
+    let place = json!({"lat": 52.0, "lon": 5.0});
+    let id = text(&world.create(OPERATOR, json!({"title": "r", "location": place})).await["id"]);
+    origin.event(&id, Phase::Live, 1, Bytes::new());
+    world.wait_for(&id, "/state", &json!("live")).await;
+    let path = format!("/v1/broadcasts/{id}/viewers");
+    let pushed = world.call("POST", &path, &ann, &json!({})).await.expect(200).json();
+    let pulled = world.join(&id, json!({"tier": "hls"})).await;
+    origin.link.lease_begun(lease(&origin, &pushed, true));
+    edge.link.lease_begun(lease(&edge, &pulled, false));
+    let record = format!("/v1/broadcasts/{id}/record");
+    let both = |record: &Value| record["viewers"].as_array().is_some_and(|all| all.len() == 2);
+    let seen = eventually("both are on record", async || {
+        let record = world.operator("GET", &record, Value::Null).await.expect(200).json();
+        both(&record).then_some(record)
+    })
+    .await;
+    assert_eq!((&seen["peak_viewers"], &seen["location"]), (&json!(2), &place));
+    let of = |viewer: &Value| {
+        let all = seen["viewers"].as_array().unwrap();
+        all.iter().find(|one| one["viewer"] == viewer["viewer"]).unwrap().clone()
+    };
+    assert_eq!((&of(&pushed)["tier"], &of(&pushed)["user"]), (&json!("push"), &json!(ann_id)));
+    assert_eq!((&of(&pulled)["tier"], &of(&pulled)["node"]), (&json!("hls"), &json!("edge-1")));
+
+    let end = format!("/v1/broadcasts/{id}/end");
+    world.operator("POST", &end, Value::Null).await.expect(200);
+    drop((origin, edge));
+    let world = world.restart(false).await;
+    let kept = world.operator("GET", &record, Value::Null).await.expect(200).json();
+    assert!(both(&kept) && kept["ended_at"].is_string(), "{kept}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -397,6 +397,8 @@ async fn broadcasts(
     asked.ask("kick", call(kick.clone(), "", null(), 401)).await;
     asked.ask("kick", call(kick, &user.1, null(), 200)).await;
 
+    asked.ask("getRecord", call(of(&id, "/record"), &user.1, null(), 200)).await;
+    asked.ask("getRecord", call(of(&id, "/record"), &other.1, null(), 403)).await;
     asked.ask("endBroadcast", call(of(&id, "/end"), &other.1, null(), 403)).await;
     asked.ask("endBroadcast", call(of(&id, "/end"), &user.1, null(), 200)).await;
     asked.ask("join", call(of(&id, "/viewers"), "", json!({}), 410)).await;

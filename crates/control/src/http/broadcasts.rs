@@ -50,6 +50,13 @@ pub fn operations() -> Vec<Operation> {
             200,
             broadcast(),
         ),
+        get("/v1/broadcasts/{id}/record", record).is(
+            "getRecord",
+            Who::Owner,
+            "Who watched, from when to when, on which tier and node",
+            200,
+            Content::Json("Record"),
+        ),
         post("/v1/broadcasts/{id}/end", end).is(
             "endBroadcast",
             Who::Owner,
@@ -223,6 +230,46 @@ pub async fn show(
 ) -> Result<Json<Value>, Problem> {
     let record = broadcast.seen_by(&caller, &panel)?;
     Ok(Json(shown(&panel, &record)))
+}
+
+/// `GET /v1/broadcasts/{id}/record`
+pub async fn record(
+    State(panel): Shared,
+    caller: Caller,
+    broadcast: Broadcast,
+) -> Result<Json<Value>, Problem> {
+    let record = broadcast.owned_by(&caller, &panel)?;
+    let history = panel.histories.read(&*panel.engine, record.id).await?;
+    let at = |ms: i64| UtcTime::from_millis(ms).rfc3339();
+    let viewers: Vec<Value> = history
+        .viewers
+        .iter()
+        .map(|(viewer, watched)| {
+            json!({
+                "viewer": viewer,
+                "user": watched.user,
+                "tier": if watched.push { "push" } else { "hls" },
+                "node": watched.node,
+                "since": at(watched.since_ms),
+                "until": at(watched.until_ms),
+            })
+        })
+        .collect();
+    let place = record.memo.location;
+    Ok(Json(json!({
+        "id": record.id,
+        "title": record.memo.title,
+        "user": record.memo.user,
+        "location": place.map(|it| json!({"lat": it.latitude(), "lon": it.longitude()})),
+        "started_at": record.started_at_ms.map(at),
+        "ended_at": record.ended_at_ms.map(at),
+        "peak_viewers": history.peak,
+        // Messages are counted where they pass, which is not in this release.
+        "comments": 0,
+        "hearts": 0,
+        "viewers": viewers,
+        "complete": !history.more,
+    })))
 }
 
 /// `POST /v1/broadcasts/{id}/end`

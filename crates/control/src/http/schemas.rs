@@ -334,6 +334,32 @@ fn broadcasts() -> Shapes {
             ),
         ),
         (
+            "Record",
+            object(
+                "What stays of a broadcast.",
+                json!({
+                    "id": reference("Id"),
+                    "title": text("as given"),
+                    "user": maybe(reference("Id")),
+                    "location": maybe(reference("Location")),
+                    "started_at": maybe_time("when its first frame came"),
+                    "ended_at": maybe_time("when it ended"),
+                    "peak_viewers": count("the most who joined and watched at one time"),
+                    "comments": count("how many"),
+                    "hearts": count("how many"),
+                    "viewers": list(object("One who joined and watched.", json!({
+                        "viewer": reference("Id"),
+                        "user": maybe(reference("Id")),
+                        "tier": reference("Tier"),
+                        "node": reference("NodeName"),
+                        "since": time("when it began"),
+                        "until": time("when it was last seen"),
+                    }))),
+                    "complete": flag("false: there were more viewers than are kept by name"),
+                }),
+            ),
+        ),
+        (
             "BroadcastList",
             but(
                 "Broadcasts: a random draw of those that are public and live, or for the \
