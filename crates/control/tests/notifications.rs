@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,7 +12,13 @@ use hyper::Request;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 use spyglass_api::control::{Phase, Role};
+use spyglass_control::Config;
+use spyglass_control::store::{Engine, Log};
+use spyglass_daemon::now_utc;
+use spyglass_media::BroadcastId;
 use support::{Node, OPERATOR, World, eventually, text};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpSocket;
 
 /// A listener.
 struct Stream {
@@ -246,4 +253,74 @@ async fn any_control_tells_the_same() {
     assert_eq!(there.event().await.data["broadcast"], json!(third));
     assert_eq!(here.event().await.data["broadcast"], json!(second));
     assert_eq!(here.event().await.data["broadcast"], json!(third));
+}
+
+/// What the log holds of a broadcast that has started, as another control may
+/// have written it. Large, so that few of them fill a socket.
+fn started(user: &str, number: u8) -> (String, Bytes) {
+    let broadcast = BroadcastId::from_random([number; 16]);
+    let key = format!("live/{broadcast}");
+    let event = json!({
+        "key": key, "kind": "live", "at_ms": now_utc().millis(), "broadcast": broadcast,
+        "user": user, "name": "Ben", "title": "x".repeat(60 * 1024), "private": false,
+    });
+    (key, event.to_string().into())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_reads_nothing_is_cut_and_others_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine: Arc<dyn Engine> = Arc::new(support::embedded(&dir));
+    let one_each = |config: &mut Config| config.max_streams_per_user = 1;
+    let world = World::over(Arc::clone(&engine), dir, one_each).await;
+    let ((ann_id, ann), (cem_id, cem)) = (world.user("Ann").await, world.user("Cem").await);
+    let (ben_id, _) = world.user("Ben").await;
+    for (id, token) in [(&ann_id, &ann), (&cem_id, &cem)] {
+        let follow = format!("/v1/users/{id}/following/{ben_id}");
+        world.call("PUT", &follow, token, &Value::Null).await.expect(204);
+    }
+    let path = |id: &str| format!("/v1/users/{id}/notifications");
+    let mut reads = Stream::open(&world, &path(&ann_id), &ann, None).await;
+    reads.hello().await;
+
+    // Takes the answer's head and then no byte.
+    let stuck = TcpSocket::new_v4().unwrap();
+    stuck.set_recv_buffer_size(4096).unwrap();
+    let at = world.at.http.trim_start_matches("http://").parse().unwrap();
+    let mut stuck = stuck.connect(at).await.unwrap();
+    let head = format!(
+        "GET {} HTTP/1.1\r\nhost: {at}\r\nauthorization: Bearer {cem}\r\n\r\n",
+        path(&cem_id)
+    );
+    stuck.write_all(head.as_bytes()).await.unwrap();
+    let mut first = [0; 12];
+    stuck.read_exact(&mut first).await.unwrap();
+    assert_eq!(&first, b"HTTP/1.1 200");
+    world.call("GET", &path(&cem_id), &cem, &Value::Null).await.problem(429);
+
+    // More than the kernel takes for who does not read.
+    for number in 0..200 {
+        let (key, payload) = started(&ben_id, number);
+        engine.append(Log::Events, &key, payload).await.unwrap();
+        let told = reads.event().await;
+        assert_eq!(told.data["broadcast"], json!(BroadcastId::from_random([number; 16])));
+    }
+    let patience = Duration::from_secs(40);
+    let cut = async {
+        loop {
+            let request = Request::builder()
+                .uri(format!("{}{}", world.at.http, path(&cem_id)))
+                .header("authorization", format!("Bearer {cem}"));
+            let request = request.body(Full::new(Bytes::new())).unwrap();
+            if world.client.request(request).await.unwrap().status() == 200 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(patience, cut).await.expect("the stuck stream gives its place back");
+    let (key, payload) = started(&ben_id, 200);
+    engine.append(Log::Events, &key, payload).await.unwrap();
+    assert_eq!(reads.event().await.data["user"], json!(ben_id));
+    drop(stuck);
 }
