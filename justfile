@@ -23,3 +23,7 @@ deny:
 # How long a frame and a chunk take, printed; no assertion.
 bench:
     ./scripts/bench
+
+# Joins per second and memory of one control, printed; `--nats URL`: over NATS.
+bench-control *args:
+    cargo bench --locked -p spyglass-control --bench joins -- {{args}}
