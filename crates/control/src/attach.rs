@@ -102,10 +102,16 @@ impl Control for Service {
             panel.links.close(&node, number);
             return Err(Status::resource_exhausted("too many nodes: raise max_nodes of control"));
         };
-        if opened.replaced && registered.restarted {
+        if let Some(replaced) = opened.replaced
+            && registered.restarted
+        {
             // A process that was started anew has closed its stream before.
             let from = from.map_or("an unknown address".to_owned(), |from| from.to_string());
-            warn!("another process registered as {node} from {from}; give each node its own --id");
+            let told = format!(
+                "another process registered as {node} from {from}; give each node its own --id"
+            );
+            warn!("{told}");
+            replaced.end(told);
         }
         info!(%node, role = role.as_str(), "node attached");
         panel.nodes_changed.notify_one();
@@ -127,7 +133,9 @@ impl Control for Service {
         let updates = tokio_stream::iter(initial)
             .map(|update| Update { update: Some(update) })
             .chain(ReceiverStream::new(opened.updates));
-        Ok(Response::new(Box::pin(updates.map(Ok))))
+        let why = futures_util::stream::once(opened.reason)
+            .filter_map(async |reason| Some(Err(Status::aborted(reason.ok()?))));
+        Ok(Response::new(Box::pin(updates.map(Ok).chain(why))))
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use parking_lot::Mutex;
 use spyglass_api::control::{Update, update};
 use spyglass_media::NodeId;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -19,11 +19,14 @@ const WAITING: usize = 1_024;
 #[derive(Default)]
 pub struct Links(Mutex<HashMap<NodeId, Link>>);
 
-struct Link {
+/// One stream, at control's end.
+pub struct Link {
     session: u64,
     updates: mpsc::Sender<Update>,
     /// Tells the task that reads the reports.
     over: CancellationToken,
+    /// Tells the node why, when there is something to say.
+    reason: Option<oneshot::Sender<String>>,
 }
 
 impl Drop for Link {
@@ -38,8 +41,10 @@ pub struct Opened {
     pub updates: mpsc::Receiver<Update>,
     /// The link is over.
     pub over: CancellationToken,
-    /// The node had another stream, which is over by this.
-    pub replaced: bool,
+    /// Why it is over, if the node is to know.
+    pub reason: oneshot::Receiver<String>,
+    /// The stream that the node had before: over when this is dropped.
+    pub replaced: Option<Link>,
 }
 
 impl Links {
@@ -47,9 +52,10 @@ impl Links {
     pub fn open(&self, node: &NodeId, session: u64) -> Opened {
         let (updates, waiting) = mpsc::channel(WAITING);
         let over = CancellationToken::new();
-        let link = Link { session, updates, over: over.clone() };
-        let replaced = self.0.lock().insert(node.clone(), link).is_some();
-        Opened { updates: waiting, over, replaced }
+        let (tell, reason) = oneshot::channel();
+        let link = Link { session, updates, over: over.clone(), reason: Some(tell) };
+        let replaced = self.0.lock().insert(node.clone(), link);
+        Opened { updates: waiting, over, reason, replaced }
     }
 
     /// A node's stream is over, unless it has opened another.
@@ -93,6 +99,14 @@ impl Links {
 }
 
 impl Link {
+    /// Ends it with a word for whoever is at the other end.
+    pub fn end(mut self, reason: String) {
+        if let Some(tell) = self.reason.take() {
+            // It may have gone already.
+            let _ = tell.send(reason);
+        }
+    }
+
     fn offer(&self, update: update::Update) -> bool {
         self.updates.try_send(Update { update: Some(update) }).is_ok()
     }
@@ -133,6 +147,8 @@ mod tests {
         let node: NodeId = "edge-1".parse().unwrap();
         let first = links.open(&node, 1);
         let second = links.open(&node, 2);
+        second.replaced.unwrap().end("another".into());
+        assert_eq!(first.reason.await.unwrap(), "another");
         links.close(&node, 1);
         assert!(first.over.is_cancelled() && !second.over.is_cancelled());
         links.close(&node, 2);

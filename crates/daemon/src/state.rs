@@ -41,6 +41,43 @@ impl StateDir {
     }
 }
 
+/// What says that a process uses a directory.
+const LOCK: &str = "lock";
+
+/// A state directory is this process's alone until this is dropped, or the
+/// process ends, however it ends. Services take it in the program and not
+/// where they open their state, so that a test may restart one in its process.
+#[derive(Debug)]
+#[must_use = "the lock ends when this is dropped"]
+pub struct StateLock(#[expect(dead_code, reason = "held, not read")] File);
+
+impl StateLock {
+    /// Takes the directory at `path`, made when it does not exist.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] when another process has it: the text says
+    /// what to do. Otherwise when there can be no file.
+    pub fn take(path: impl AsRef<Path>) -> io::Result<Self> {
+        let path = path.as_ref();
+        let state = StateDir::open(path)?;
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600);
+        let file = options.open(state.path().join(LOCK))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self(file)),
+            Err(fs::TryLockError::WouldBlock) => Err(io::Error::new(
+                io::ErrorKind::WouldBlock,
+                format!(
+                    "--state {}: another process uses it; stop that one first, or give each a \
+                     --state of its own",
+                    path.display()
+                ),
+            )),
+            Err(fs::TryLockError::Error(error)) => Err(error),
+        }
+    }
+}
+
 /// As [`StateDir::write`], for a file anywhere.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
@@ -63,6 +100,22 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+
+    #[test]
+    fn a_directory_is_one_holders_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("edge");
+        let held = StateLock::take(&path).unwrap();
+        let refused = StateLock::take(&path).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::WouldBlock);
+        let told = refused.to_string();
+        assert!(told.contains(&path.display().to_string()) && told.contains("stop that one"));
+        let _other = StateLock::take(dir.path().join("edge-2")).unwrap();
+        drop(held);
+        let _again = StateLock::take(&path).unwrap();
+        // Whoever holds it works in it all the same.
+        StateDir::open(&path).unwrap().write("keys", b"one").unwrap();
+    }
 
     #[test]
     fn a_file_is_replaced_whole_and_kept_private() {

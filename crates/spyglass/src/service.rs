@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use spyglass_control::Control;
 use spyglass_daemon::reload::{Live, Reload};
+use spyglass_daemon::state::StateLock;
 use spyglass_daemon::{Shutdown, config, log};
 use spyglass_edge::Edge;
 use spyglass_origin::Origin;
@@ -135,6 +136,7 @@ pub async fn control(args: ControlArgs, shutdown: Shutdown) -> anyhow::Result<()
     let config: spyglass_control::Config =
         config::load(args.files.config.as_deref(), overlay.clone())?;
     log::init(config.log_format);
+    let _alone = StateLock::take(&config.state)?;
     let control = Control::load(config).await?;
     let reload = Reload {
         file: args.files.config.clone(),
@@ -159,6 +161,7 @@ pub async fn origin(args: OriginArgs, shutdown: Shutdown) -> anyhow::Result<()> 
     let config: spyglass_origin::Config =
         config::load(args.files.config.as_deref(), overlay.clone())?;
     log::init(config.log_format);
+    let _alone = StateLock::take(&config.state)?;
     let origin = Origin::load(config).await?;
     let reload = Reload {
         file: args.files.config.clone(),
@@ -187,6 +190,7 @@ pub async fn edge(args: EdgeArgs, shutdown: Shutdown) -> anyhow::Result<()> {
         check: |_| Ok(()),
     };
     tokio::spawn(reload.on_hangup()?);
+    let _alone = StateLock::take(&config.state)?;
     let edge = Edge::load(config).await?;
     let (health, entry) = (edge.addresses().health, json!({"edges": [edge_entry(&edge)]}));
     serve(edge.run(shutdown.clone()), &args.files, &health, entry, shutdown).await

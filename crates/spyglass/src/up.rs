@@ -14,6 +14,7 @@ use anyhow::Context as _;
 use serde::Serialize;
 use serde_json::json;
 use spyglass_control::Control;
+use spyglass_daemon::state::StateLock;
 use spyglass_daemon::{Backoff, Shutdown, config, log, random};
 use spyglass_edge::Edge;
 use spyglass_origin::Origin;
@@ -86,12 +87,19 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     log::init(plan.settings.log_format);
     shutdown.on_signals()?;
 
-    let control = Control::load(config::from_table(plan.control())?).await.context("control")?;
+    let config: spyglass_control::Config = config::from_table(plan.control())?;
+    // Each service's own, as it is when that service runs by itself.
+    let mut alone = vec![StateLock::take(&config.state)?];
+    let control = Control::load(config).await.context("control")?;
     let grpc = control.addresses().grpc;
-    let origin = Origin::load(config::from_table(plan.origin(&grpc))?).await.context("origin")?;
+    let config: spyglass_origin::Config = config::from_table(plan.origin(&grpc))?;
+    alone.push(StateLock::take(&config.state)?);
+    let origin = Origin::load(config).await.context("origin")?;
     let mut edges = Vec::new();
     for index in 0..plan.edges {
-        let edge = Edge::load(config::from_table(plan.edge(index, &grpc))?).await;
+        let config: spyglass_edge::Config = config::from_table(plan.edge(index, &grpc))?;
+        alone.push(StateLock::take(&config.state)?);
+        let edge = Edge::load(config).await;
         edges.push(edge.with_context(|| plan::edge_id(index))?);
     }
 

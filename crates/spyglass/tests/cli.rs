@@ -222,6 +222,9 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
         let url = from_file.ready["origins"][0][key].as_str().unwrap();
         assert!(!url.contains(":0"), "the real port: {url}");
     }
+    // Its state is its own while it runs, and no longer.
+    let told = failure(&origin(&dir, &config).output().unwrap());
+    assert!(told.contains("another process uses it") && told.contains("--state"), "{told}");
     assert_eq!(from_file.stop(Signal::SIGTERM), Some(0));
 
     std::fs::remove_file(dir.path().join("ready.json")).unwrap();

@@ -38,6 +38,10 @@ const STABLE: Duration = Duration::from_secs(5);
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(5);
 
+/// When another process has this node's name the two do not take turns quickly:
+/// the operator is to rename one, and the other works meanwhile.
+const REPLACED: Duration = Duration::from_secs(60);
+
 /// Reports between us and the HTTP/2 connection; the rest waits in the outbox.
 const IN_FLIGHT: usize = 16;
 
@@ -69,6 +73,8 @@ enum End {
     Shutdown,
     /// Control went away or was never there.
     Lost(String),
+    /// Another process has this node's name.
+    Replaced(String),
     /// This address leads to a control that another link is attached to; those
     /// that were.
     Same(BTreeSet<String>),
@@ -77,6 +83,7 @@ enum End {
 impl From<Status> for End {
     fn from(status: Status) -> Self {
         Self::Lost(match status.code() {
+            Code::Aborted => return Self::Replaced(status.message().to_owned()),
             Code::Ok | Code::Unavailable | Code::Unknown => status.message().to_owned(),
             code => format!("{code}: {}", status.message()),
         })
@@ -100,7 +107,7 @@ impl Link {
                 end = self.session(&mut was_attached, &shutdown) => end,
                 () = shutdown.requested() => End::Shutdown,
             };
-            let reason = match end {
+            let (reason, replaced) = match end {
                 End::Shutdown => return,
                 End::Same(attached) => {
                     debug!(control = url, "leads to a control that is attached already");
@@ -110,10 +117,13 @@ impl Link {
                         () = shutdown.requested() => return,
                     }
                 }
-                End::Lost(reason) => reason,
+                End::Replaced(reason) => (reason, true),
+                End::Lost(reason) => (reason, false),
             };
             shared.controls.lock().on_away(url, Instant::now().into_std());
-            if was_attached || !told {
+            if replaced {
+                warn!(control = url, "{reason}");
+            } else if was_attached || !told {
                 // Once: it is tried for as long as it takes.
                 warn!(control = url, reason, "no control; going on without it");
             } else {
@@ -123,7 +133,11 @@ impl Link {
             if was_attached && began.elapsed() >= STABLE {
                 backoff.reset();
             }
-            let wait = backoff.next(u32::from_le_bytes(random()));
+            let random = u32::from_le_bytes(random());
+            let wait = match replaced {
+                true => Backoff::new(REPLACED, REPLACED).next(random),
+                false => backoff.next(random),
+            };
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = shutdown.requested() => return,
