@@ -133,8 +133,9 @@ impl Default for Config {
 
 impl Config {
     /// Keys that take effect without a restart when the file is read again
-    /// (SIGHUP): none yet. A change is told in the log and waits.
-    pub const RELOADED: &[&str] = &[];
+    /// (SIGHUP), for connections that come after it. A change of any other is
+    /// told in the log and waits.
+    pub const RELOADED: &[&str] = &["max_connections", "max_connections_per_address"];
 
     pub(crate) fn broadcast_limits(&self) -> crate::broadcasts::Limits {
         crate::broadcasts::Limits {

@@ -27,6 +27,8 @@ impl Full {
 
 #[derive(Debug, Default)]
 struct Counts {
+    most: usize,
+    most_per_address: usize,
     all: usize,
     by_address: HashMap<IpAddr, usize>,
 }
@@ -34,15 +36,20 @@ struct Counts {
 /// Counts connections; clones share the counts.
 #[derive(Clone, Debug)]
 pub struct Gate {
-    most: usize,
-    most_per_address: usize,
     counts: Arc<Mutex<Counts>>,
 }
 
 impl Gate {
     /// With these limits.
     pub fn new(most: usize, most_per_address: usize) -> Self {
-        Self { most, most_per_address, counts: Arc::default() }
+        let counts = Counts { most, most_per_address, ..Counts::default() };
+        Self { counts: Arc::new(Mutex::new(counts)) }
+    }
+
+    /// Other limits from now on; whoever is connected stays.
+    pub fn set_limits(&self, most: usize, most_per_address: usize) {
+        let mut counts = self.counts.lock();
+        (counts.most, counts.most_per_address) = (most, most_per_address);
     }
 
     /// A place for a connection of `address`, until it is dropped.
@@ -50,12 +57,12 @@ impl Gate {
         let address = (!address.to_canonical().is_loopback())
             .then(|| spyglass_daemon::listen::network(address));
         let mut counts = self.counts.lock();
-        if counts.all >= self.most {
+        if counts.all >= counts.most {
             return Err(Full::Edge);
         }
         if let Some(address) = address {
             let count = counts.by_address.get(&address).copied().unwrap_or(0);
-            if count >= self.most_per_address {
+            if count >= counts.most_per_address {
                 return Err(Full::Address);
             }
             counts.by_address.insert(address, count + 1);
@@ -105,6 +112,18 @@ mod tests {
         drop(first);
         assert!(gate.enter(ip("192.0.2.1")).is_ok());
         assert_eq!(gate.counts.lock().by_address.len(), 2);
+    }
+
+    #[test]
+    fn other_limits_hold_for_whoever_comes_next() {
+        let gate = Gate::new(1, 1);
+        let first = gate.enter(ip("192.0.2.1")).unwrap();
+        assert_eq!(gate.enter(ip("192.0.2.2")).unwrap_err(), Full::Edge);
+        gate.set_limits(3, 2);
+        let _more = (gate.enter(ip("192.0.2.1")).unwrap(), gate.enter(ip("192.0.2.2")).unwrap());
+        gate.set_limits(1, 1);
+        drop(first);
+        assert_eq!(gate.enter(ip("192.0.2.3")).unwrap_err(), Full::Edge);
     }
 
     #[test]

@@ -45,6 +45,7 @@ use spyglass_daemon::admin::Admin;
 use spyglass_daemon::attach::{self, Attachment, Command, Profile};
 use spyglass_daemon::http::{is_loopback, public_url};
 use spyglass_daemon::meter::Meter;
+use spyglass_daemon::reload::Live;
 use spyglass_daemon::state::StateDir;
 use spyglass_daemon::tls::{self, Identity};
 use spyglass_daemon::{Shutdown, cluster_key, listen, panics, random};
@@ -116,6 +117,7 @@ pub struct Addresses {
 #[derive(Debug)]
 pub struct Edge {
     config: Config,
+    live: Live<Config>,
     addresses: Addresses,
     key: ClusterKey,
     state: StateDir,
@@ -161,12 +163,29 @@ impl Edge {
             addresses.https = Some(url);
             https = Some((listener, identity));
         }
-        Ok(Self { config, addresses, key, state, admin, metrics, http, https, separate_admin })
+        let live = Live::new(config.clone());
+        Ok(Self {
+            config,
+            live,
+            addresses,
+            key,
+            state,
+            admin,
+            metrics,
+            http,
+            https,
+            separate_admin,
+        })
     }
 
     /// Where it can be reached.
     pub fn addresses(&self) -> Addresses {
         self.addresses.clone()
+    }
+
+    /// The settings that may change while it runs: [`Config::RELOADED`].
+    pub fn live(&self) -> Live<Config> {
+        self.live.clone()
     }
 
     /// Serves until `shutdown`, then lets answers under way end.
@@ -225,6 +244,7 @@ impl Edge {
         self.admin.ready().set("starting", true);
         info!(%id, http = self.addresses.http, "edge is ready");
         let gate = Gate::new(config.max_connections, config.max_connections_per_address);
+        until(tokio::spawn(relimit(self.live.clone(), gate.clone())));
         let limits = config.http_limits();
         let tls = self.https.map(|(listener, identity)| {
             tokio::spawn(identity.clone().follow(shutdown.clone()));
@@ -341,6 +361,18 @@ async fn obey(mut commands: mpsc::Receiver<Command>) {
                 }
             }
             Command::Expect(_) | Command::End(_) => {}
+        }
+    }
+}
+
+/// Gives the gate the limits of a configuration that was read again.
+async fn relimit(live: Live<Config>, gate: Gate) {
+    let mut changes = live.changes();
+    loop {
+        let now = live.get();
+        gate.set_limits(now.max_connections, now.max_connections_per_address);
+        if changes.changed().await.is_err() {
+            return;
         }
     }
 }

@@ -10,7 +10,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::{Value, json};
 use spyglass_control::Control;
-use spyglass_daemon::reload::{Live, Reload};
+use spyglass_daemon::reload::Reload;
 use spyglass_daemon::state::StateLock;
 use spyglass_daemon::{Shutdown, config, log};
 use spyglass_edge::Edge;
@@ -182,16 +182,16 @@ pub async fn edge(args: EdgeArgs, shutdown: Shutdown) -> anyhow::Result<()> {
     let config: spyglass_edge::Config =
         config::load(args.files.config.as_deref(), overlay.clone())?;
     log::init(config.log_format);
+    let _alone = StateLock::take(&config.state)?;
+    let edge = Edge::load(config).await?;
     let reload = Reload {
         file: args.files.config.clone(),
         overlay,
-        live: Live::new(config.clone()),
+        live: edge.live(),
         keys: spyglass_edge::Config::RELOADED,
         check: |_| Ok(()),
     };
     tokio::spawn(reload.on_hangup()?);
-    let _alone = StateLock::take(&config.state)?;
-    let edge = Edge::load(config).await?;
     let (health, entry) = (edge.addresses().health, json!({"edges": [edge_entry(&edge)]}));
     serve(edge.run(shutdown.clone()), &args.files, &health, entry, shutdown).await
 }
