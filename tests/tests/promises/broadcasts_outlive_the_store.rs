@@ -15,7 +15,6 @@ use tokio::time::Instant;
 const SOON: Duration = Duration::from_secs(10);
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "until control has the NATS engine"]
 async fn broadcasts_outlive_the_store() {
     let mut system = Several::start(&["--chunk-seconds", "1"]).await;
     let broadcast = system.create(0, "goes on").await;

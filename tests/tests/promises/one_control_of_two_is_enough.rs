@@ -19,7 +19,6 @@ const KILL: usize = 100;
 const PATIENCE: Duration = Duration::from_secs(4);
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "until control has the NATS engine"]
 async fn one_control_of_two_is_enough() {
     let mut system = Several::start(&["--chunk-seconds", "1"]).await;
     let broadcast = system.create(0, "two of us").await;
