@@ -4,9 +4,12 @@ mod support;
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use spyglass_api::control::{Phase, Role};
+use spyglass_store::nats::Nats;
+use spyglass_testkit::nats::Nats as Server;
 use support::{Node, OPERATOR, World, eventually, grant, lease, text};
 
 /// `count` joins at the same time, at either control in turn.
@@ -20,7 +23,10 @@ async fn join_at_once(worlds: &[Arc<World>; 2], id: &str, count: usize) -> Vec<(
 }
 
 async fn worlds() -> ([Arc<World>; 2], Node, Node) {
-    let (one, two) = World::two(|_| {}).await;
+    with_nodes(World::two(|_| {}).await).await
+}
+
+async fn with_nodes((one, two): (World, World)) -> ([Arc<World>; 2], Node, Node) {
     let origin = one.node_of_both(&two, "origin-1", Role::Origin).await;
     let edge = one.node_of_both(&two, "edge-1", Role::Edge).await;
     ([Arc::new(one), Arc::new(two)], origin, edge)
@@ -36,7 +42,21 @@ fn seats(joined: &[&(usize, Value)]) -> HashSet<u64> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_a_thousand_joins_at_two_controls_a_hundred_are_push() {
-    let (worlds, _origin, _edge) = worlds().await;
+    a_hundred_are_push(worlds().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_thousand_joins_over_one_nats_server_a_hundred_are_push() {
+    let server = Server::start();
+    let control = async || {
+        let engine = Nats::open(&server.url(), Duration::from_secs(15)).await.unwrap();
+        World::over(Arc::new(engine), tempfile::tempdir().unwrap(), |_| {}).await
+    };
+    let both = (control().await, control().await);
+    a_hundred_are_push(with_nodes(both).await).await;
+}
+
+async fn a_hundred_are_push((worlds, _origin, _edge): ([Arc<World>; 2], Node, Node)) {
     let made = worlds[0].create(OPERATOR, json!({"title": "full"})).await;
     let id = text(&made["id"]);
     // The other control has not heard of it yet, perhaps.
