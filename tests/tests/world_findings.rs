@@ -15,7 +15,7 @@ use spyglass_tests::world::World;
 #[test]
 fn a_floor_survives_a_restart_before_the_first_chunk() {
     let (now, utc) = (Instant::now(), UtcTime::from_millis(1_790_000_000_000));
-    let config = Config { chunk: Duration::from_secs(3) };
+    let config = Config { chunk: Duration::from_secs(3), part: Duration::ZERO };
     let floor = Resume { next_sequence: 16, epoch: 16, ..Resume::default() };
     let mut segmenter = Segmenter::new(config, floor);
     let mut list = Chunklist::new(chunklist::Config::new(config.target_duration()), &floor);

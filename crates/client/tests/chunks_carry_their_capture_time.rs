@@ -11,7 +11,7 @@ use spyglass_testkit::gop::{self, Encoder};
 #[test]
 fn chunks_carry_their_capture_time() {
     let (now, utc) = (Instant::now(), UtcTime::from_millis(1_700_000_000_000));
-    let config = Config { chunk: Duration::from_secs(3) };
+    let config = Config { chunk: Duration::from_secs(3), part: Duration::ZERO };
     let mut segmenter = Segmenter::new(config, Resume::default());
     segmenter.on_publisher(now);
     segmenter.on_codec(Codec::Video(Bytes::from_static(gop::AVC_360P)));

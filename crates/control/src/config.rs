@@ -63,6 +63,9 @@ pub struct Config {
     pub commenters: u32,
     /// Length of a chunk where the broadcast does not say, 1 to 10.
     pub chunk_seconds: f64,
+    /// Length of a part where the broadcast does not say, 0.1 to 1; 0: no
+    /// parts, so no low latency.
+    pub part_seconds: f64,
     /// How long an interrupted broadcast may come back.
     pub resume_seconds: u32,
     /// How long a stream key can be used to begin publishing.
@@ -146,6 +149,7 @@ impl Default for Config {
             push_viewers: 100,
             commenters: 100,
             chunk_seconds: 3.0,
+            part_seconds: 0.2,
             resume_seconds: 30,
             publish_token_seconds: 24 * 3600,
             watch_token_seconds: 12 * 3600,
@@ -204,6 +208,7 @@ impl Config {
         "push_viewers",
         "commenters",
         "chunk_seconds",
+        "part_seconds",
         "resume_seconds",
         "publish_token_seconds",
         "watch_token_seconds",
@@ -229,6 +234,7 @@ impl Config {
         let rule = |ok: bool, key, advice| if ok { Ok(()) } else { Err(Invalid { key, advice }) };
         let year = 1..=366 * 24 * 3600;
         rule(chunk_ms(self.chunk_seconds).is_some(), "chunk_seconds", CHUNK_ADVICE)?;
+        rule(part_ms(self.part_seconds).is_some(), "part_seconds", PART_ADVICE)?;
         rule(self.push_viewers <= MAX_SEATS, "push_viewers", "give at most 5000")?;
         rule(self.commenters <= MAX_SEATS, "commenters", "give at most 5000")?;
         rule((1..=86_400).contains(&self.resume_seconds), "resume_seconds", "give 1 to 86400")?;
@@ -306,6 +312,15 @@ pub fn chunk_ms(seconds: f64) -> Option<u32> {
     (1.0..=10.0).contains(&seconds).then(|| (seconds * 1000.0).round() as u32)
 }
 
+/// What is said of a part length that [`part_ms`] refuses.
+pub const PART_ADVICE: &str = "give a number of seconds from 0.1 to 1, or 0 for no parts";
+
+/// A part length in milliseconds, when it is from 0.1 to 1 second or 0.
+pub fn part_ms(seconds: f64) -> Option<u32> {
+    let good = seconds == 0.0 || (0.1..=1.0).contains(&seconds);
+    good.then(|| (seconds * 1000.0).round() as u32)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -320,6 +335,8 @@ mod tests {
         };
         assert_eq!(refused(|config| config.chunk_seconds = 0.9), "chunk_seconds");
         assert_eq!(refused(|config| config.chunk_seconds = f64::NAN), "chunk_seconds");
+        assert_eq!(refused(|config| config.part_seconds = 0.05), "part_seconds");
+        assert_eq!(refused(|config| config.part_seconds = -0.2), "part_seconds");
         assert_eq!(refused(|config| config.push_viewers = 5_001), "push_viewers");
         assert_eq!(refused(|config| config.watch_token_seconds = 0), "watch_token_seconds");
         assert_eq!(refused(|config| config.rate_page.burst = 0), "rate_page");

@@ -68,6 +68,8 @@ pub struct Memo {
     pub private_to: Option<Vec<UserId>>,
     /// Length of a chunk, in milliseconds.
     pub chunk_ms: u32,
+    /// Length of a part, in milliseconds; 0 for none.
+    pub part_ms: u32,
     /// How long it may be interrupted, in milliseconds.
     pub resume_ms: u32,
     /// Push viewers it takes; `None`: as many as any broadcast.

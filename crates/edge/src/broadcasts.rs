@@ -6,6 +6,7 @@
 //! in what there is interest. Three locks, taken in this order and held for a
 //! look-up or a decision, never across a wait: directory, slots, one slot.
 
+mod asks;
 mod fill;
 
 use std::collections::HashMap;
@@ -14,17 +15,17 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 use spyglass_api::upstream::Holding;
-use spyglass_media::{BroadcastId, NodeId, Position, Resource, Version};
+use spyglass_media::{BroadcastId, NodeId, Position, Version};
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
-use crate::cache::{Objects, Outcome};
+use crate::cache::Objects;
 use crate::directory::{Directory, Entry, Known, State};
 use crate::metrics::Metrics;
 use crate::outcome::CacheStatus;
 use crate::refusal::Refusal;
-use crate::respond::{Lists, Object};
-use crate::slot::{self, Poll, Polled, Slot, Standing};
+use crate::respond::Lists;
+use crate::slot::{self, Asked, Polled, Slot, Standing};
 use crate::watch::{Origin, holding};
 
 /// How often slots are looked through.
@@ -43,6 +44,8 @@ pub struct Limits {
     pub settle: Duration,
     /// Drop every expire notice.
     pub ignore_notices: bool,
+    /// A notice fetches while there are viewers, not only while one waits.
+    pub prefetch: bool,
 }
 
 /// A list as it was served.
@@ -54,6 +57,8 @@ pub struct Listed {
     pub age: Duration,
     /// Where it came from.
     pub status: CacheStatus,
+    /// It was asked for by number, and the directive was heeded.
+    pub blocking: bool,
 }
 
 /// A refusal, and whether the upstream was asked first.
@@ -70,10 +75,19 @@ pub struct Broadcast {
     slot: Mutex<Slot<Arc<Lists>>>,
     /// Where to fetch from, as the directory says.
     origin: Mutex<Option<Arc<Origin>>>,
+    /// A list may be had that could not before.
     wake: watch::Sender<()>,
+    /// A notice or a list has come: a part may be had.
+    moved: watch::Sender<()>,
 }
 
 impl Broadcast {
+    /// Everybody who waits asks again.
+    fn wake(&self) {
+        self.wake.send_replace(());
+        self.moved.send_replace(());
+    }
+
     /// What an origin's watch must say of it: `None` when nobody is interested
     /// or another origin owns it.
     pub fn interest(&self, node: &NodeId) -> Option<(Option<Version>, Option<Position>)> {
@@ -116,93 +130,7 @@ impl Broadcasts {
         })
     }
 
-    // ---- what viewers ask
-
-    /// The lists of a broadcast. `proven`: a valid token names it.
-    pub async fn lists(self: &Arc<Self>, id: BroadcastId, proven: bool) -> Result<Listed, Refused> {
-        let asked = now();
-        self.admit(id, proven).await.map_err(negative)?;
-        let broadcast = self.open(id).map_err(negative)?;
-        let mut wake: Option<watch::Receiver<()>> = None;
-        // How this request counts: what was held when it came, and whether any
-        // fetch was its own.
-        let mut forwarded: Option<(bool, bool)> = None;
-        let status = |forwarded: Option<(bool, bool)>| {
-            forwarded.map(|(held, own)| CacheStatus::forwarded(held, !own))
-        };
-        loop {
-            match self.poll(&broadcast, asked) {
-                Polled { poll: Poll::Serve { list, age, aged }, .. } => {
-                    let status = match status(forwarded) {
-                        _ if aged => CacheStatus::Unreachable,
-                        Some(forwarded) => forwarded,
-                        None => CacheStatus::Hit,
-                    };
-                    return Ok(Listed { lists: list, age, status });
-                }
-                Polled { poll: Poll::GiveUp { known }, .. } => {
-                    let refusal = if known { Refusal::Upstream } else { Refusal::NotYet };
-                    return Err((refusal, status(forwarded).unwrap_or(CacheStatus::Negative)));
-                }
-                Polled { poll: Poll::Wait { until, stale }, fetch, .. } => {
-                    let own = fetch.is_some();
-                    if own || broadcast.slot.lock().state(now()) == slot::State::Fetching {
-                        forwarded.get_or_insert((stale, false)).1 |= own;
-                    }
-                    match &mut wake {
-                        // What changed before this must not be missed: ask once more.
-                        None => wake = Some(broadcast.wake.subscribe()),
-                        Some(wake) => {
-                            // An error means that time is up; the slot will say so.
-                            let _ = tokio::time::timeout_at(until.into(), wake.changed()).await;
-                        }
-                    }
-                }
-            }
-            self.standing(id, proven).map_err(negative)?;
-        }
-    }
-
-    /// An init, chunk or part.
-    pub async fn object(
-        self: &Arc<Self>,
-        id: BroadcastId,
-        resource: Resource,
-        proven: bool,
-    ) -> Result<(Arc<Object>, CacheStatus), Refused> {
-        self.admit(id, proven).await.map_err(negative)?;
-        match self.objects.get((id, resource), now()).await {
-            Some(Outcome::Found(object)) => return Ok((object, CacheStatus::Hit)),
-            Some(_) => return Err(negative(Refusal::NotFound)),
-            None => {}
-        }
-        let broadcast = self.open(id).map_err(negative)?;
-        let exists = || broadcast.slot.lock().may_exist(resource);
-        if exists() != Some(true) {
-            // Named by a list that another edge served, or made up: a list that
-            // is good now tells which.
-            self.lists(id, proven).await?;
-            if exists() != Some(true) {
-                return Err(negative(Refusal::NotFound));
-            }
-        }
-        let declare = broadcast.slot.lock().on_viewer(now());
-        self.declare(&broadcast, declare);
-        let Some(origin) = broadcast.origin.lock().clone() else {
-            return Err(negative(Refusal::Upstream));
-        };
-        let this = Arc::clone(self);
-        let fill = async move { fill::object(&this, &origin, id, resource).await };
-        let filled = self.objects.fill((id, resource), fill).await.map_err(|refusal| {
-            self.metrics.fetch(resource.kind(), "no_room");
-            negative(refusal)
-        })?;
-        match filled {
-            (Outcome::Found(object), status) => Ok((object, status)),
-            (Outcome::Missing, status) => Err((Refusal::NotFound, status)),
-            (Outcome::Failed, status) => Err((Refusal::Upstream, status)),
-        }
-    }
+    // ---- what viewers ask: besides, `asks.rs`
 
     /// How long a viewer of this broadcast counts after a request.
     pub fn lease(&self, id: BroadcastId) -> Duration {
@@ -258,6 +186,7 @@ impl Broadcasts {
                 slot: Mutex::new(Slot::new(self.limits.slot, now())),
                 origin: Mutex::default(),
                 wake: watch::Sender::new(()),
+                moved: watch::Sender::new(()),
             })
         };
         let broadcast = Arc::clone(slots.entry(id).or_insert_with(new));
@@ -268,7 +197,7 @@ impl Broadcasts {
 
     // ---- slots
 
-    fn poll(self: &Arc<Self>, broadcast: &Arc<Broadcast>, asked: Instant) -> Polled<Arc<Lists>> {
+    fn poll(self: &Arc<Self>, broadcast: &Arc<Broadcast>, asked: Asked) -> Polled<Arc<Lists>> {
         let polled = broadcast.slot.lock().on_poll(now(), asked);
         self.declare(broadcast, polled.declare);
         if let Some(fetch) = polled.fetch {
@@ -312,7 +241,7 @@ impl Broadcasts {
             }
         }
         if wake {
-            broadcast.wake.send_replace(());
+            broadcast.wake();
         }
     }
 
@@ -362,7 +291,7 @@ impl Broadcasts {
             let owner = broadcast.origin.lock().clone();
             let mine = owner.is_some_and(|owner| std::ptr::eq(&*owner, origin));
             if mine && broadcast.slot.lock().on_watch(alive) {
-                broadcast.wake.send_replace(());
+                broadcast.wake();
             }
         }
     }
@@ -407,7 +336,7 @@ impl Broadcasts {
 
     /// A notice.
     pub fn on_expire(
-        &self,
+        self: &Arc<Self>,
         id: BroadcastId,
         version: Version,
         position: Option<Position>,
@@ -417,11 +346,25 @@ impl Broadcasts {
             self.metrics.ignored_notices.inc();
             return;
         }
-        if let Some(broadcast) = self.get(id)
-            && broadcast.slot.lock().on_expire(version, position, incarnation)
-        {
-            broadcast.wake.send_replace(());
+        let Some(broadcast) = self.get(id) else { return };
+        let mut slot = broadcast.slot.lock();
+        let wake = slot.on_expire(version, position, incarnation) && !slot.is_steady();
+        let fetch = if self.limits.prefetch && slot.interested() {
+            slot.on_prefetch(now())
+        } else if broadcast.wake.receiver_count() > 0 {
+            slot.on_demand(now())
+        } else {
+            None
+        };
+        drop(slot);
+        match fetch {
+            Some(fetch) => {
+                tokio::spawn(fill::lists(Arc::clone(self), Arc::clone(&broadcast), fetch));
+            }
+            None if wake => broadcast.wake.send_replace(()),
+            None => (),
         }
+        broadcast.moved.send_replace(());
     }
 
     /// Whether an unknown id is known not to exist.

@@ -8,6 +8,16 @@ use serde::{Deserialize, Serialize};
 use spyglass_daemon::{Secret, log};
 use spyglass_media::{Location, NodeId};
 
+/// What makes an edge fetch what a notice speaks of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fill {
+    /// The first viewer who asks or waits for it.
+    Pull,
+    /// The notice itself, as long as the broadcast has viewers here.
+    Prefetch,
+}
+
 /// Keys are the flags' names with `_`; every one may be left out.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -72,6 +82,8 @@ pub struct Config {
     pub max_viewers: usize,
     /// Objects being fetched at once, lists not counted.
     pub max_fetches: usize,
+    /// When lists and media are fetched.
+    pub fill: Fill,
     /// Megabytes of the largest object fetched.
     pub max_object_mb: u32,
     /// Seconds for a request's header to arrive; also how long an HTTP/1
@@ -119,6 +131,7 @@ impl Default for Config {
             viewer_capacity: 0,
             max_viewers: 200_000,
             max_fetches: 512,
+            fill: Fill::Pull,
             max_object_mb: 64,
             header_seconds: 10,
             idle_seconds: 60,
@@ -148,6 +161,7 @@ impl Config {
             fetch: seconds(self.fetch_seconds),
             settle: Duration::from_secs(10),
             ignore_notices: self.ignore_notices,
+            prefetch: self.fill == Fill::Prefetch,
         }
     }
 

@@ -16,7 +16,7 @@ use spyglass_daemon::grpc::Client;
 use spyglass_media::{BroadcastId, Position, Resource, Version};
 use tonic::{Code, Request, Status, Streaming};
 
-use crate::respond::{Forms, Lists};
+use crate::respond::{BlockingLifetime, Forms, Lists};
 use crate::slot::Meta;
 
 /// Largest list, all variants together, in bytes.
@@ -192,7 +192,7 @@ fn read_lists(header: &Header, body: &Bytes) -> Result<(Meta, Lists), Failure> {
     if !TARGETS.contains(&header.target_duration_ms) {
         return Err(Failure::Rubbish("target duration"));
     }
-    let mut found: [[Option<Bytes>; 2]; 2] = Default::default();
+    let mut found: [[Option<Bytes>; 2]; 3] = Default::default();
     let mut rest = body.clone();
     for variant in &header.variants {
         let length = usize::try_from(variant.length).ok().filter(|length| *length <= rest.len());
@@ -200,7 +200,8 @@ fn read_lists(header: &Header, body: &Bytes) -> Result<(Meta, Lists), Failure> {
         let playlist = match Playlist::try_from(variant.playlist) {
             Ok(Playlist::Media) => 0,
             Ok(Playlist::Multivariant) => 1,
-            // Delta updates, and playlists of a later release.
+            Ok(Playlist::MediaDelta) => 2,
+            // Playlists of a later release.
             _ => continue,
         };
         let encoding = match Encoding::try_from(variant.encoding) {
@@ -213,7 +214,7 @@ fn read_lists(header: &Header, body: &Bytes) -> Result<(Meta, Lists), Failure> {
     if !rest.is_empty() {
         return Err(Failure::Rubbish("variants"));
     }
-    let [media, index] = found;
+    let [media, index, [delta, delta_gzip]] = found;
     let forms = |resource, [identity, gzip]: [Option<Bytes>; 2]| {
         let identity = identity.ok_or(Failure::Rubbish("a playlist is missing"))?;
         Ok::<_, Failure>(Forms::new(resource, identity, gzip))
@@ -226,9 +227,16 @@ fn read_lists(header: &Header, body: &Bytes) -> Result<(Meta, Lists), Failure> {
         incarnation: header.incarnation,
         // An age beyond a week is somebody's broken clock.
         age: Duration::from_millis(header.age_ms).min(Duration::from_secs(7 * 24 * 3600)),
+        part_target: (header.part_target_ms > 0)
+            .then(|| Duration::from_millis(header.part_target_ms.into())),
+        last_parts: header.last_parts,
     };
-    let lists =
-        Lists { media: forms(Resource::Chunklist, media)?, index: forms(Resource::Index, index)? };
+    let lists = Lists {
+        media: forms(Resource::Chunklist, media)?,
+        delta: delta.map(|delta| Forms::new(Resource::Chunklist, delta, delta_gzip)),
+        index: forms(Resource::Index, index)?,
+        blocking: BlockingLifetime::new(meta.target),
+    };
     Ok((meta, lists))
 }
 
@@ -268,6 +276,7 @@ mod tests {
         let mut gzip = http::HeaderMap::new();
         gzip.insert("accept-encoding", http::HeaderValue::from_static("gzip"));
         assert_eq!(lists.media.choose(&plain).body(), "mmmm");
+        assert_eq!(lists.delta.as_ref().unwrap().choose(&gzip).body(), "d");
         assert_eq!(lists.media.choose(&gzip).body(), "gg");
         assert_eq!(lists.index.choose(&gzip).body(), "iii");
     }

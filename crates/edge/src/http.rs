@@ -137,7 +137,7 @@ impl Handler {
             }
             Err(refusal) => return refuse(refusal),
         };
-        let asked = Asked { head, private, headers: &parts.headers };
+        let asked = Asked { head, private, blocking: None, headers: &parts.headers };
         let answer = self.find(object, asked);
         let (response, status) = if private {
             tokio::select! {
@@ -180,11 +180,20 @@ impl Handler {
         object: Object,
         asked: Asked<'_>,
     ) -> Result<(Response<Body>, CacheStatus), Refused> {
-        let listed = self.broadcasts.lists(object.broadcast, asked.private).await?;
-        let forms = match object.resource {
-            Resource::Index => &listed.lists.index,
-            _ => &listed.lists.media,
+        // The directives are about the media playlist.
+        let awaits = match object.resource {
+            Resource::Index => None,
+            _ => object.directives.awaits(),
         };
+        let listed = self.broadcasts.lists(object.broadcast, asked.private, awaits).await?;
+        let lists = &*listed.lists;
+        let forms = match (object.resource, &lists.delta) {
+            (Resource::Index, _) => &lists.index,
+            (_, Some(delta)) if object.directives.skip => delta,
+            _ => &lists.media,
+        };
+        let blocking = listed.blocking.then_some(&lists.blocking);
+        let asked = Asked { blocking, ..asked };
         let found = forms.choose(asked.headers);
         Ok((self.responder.found(found, listed.status, listed.age, asked), listed.status))
     }

@@ -58,7 +58,7 @@ use tracing::info;
 
 use crate::broadcasts::Broadcasts;
 use crate::cache::Objects;
-pub use crate::config::Config;
+pub use crate::config::{Config, Fill};
 use crate::gate::Gate;
 use crate::http::Handler;
 use crate::metrics::Metrics;

@@ -12,6 +12,8 @@ pub enum Refusal {
     Encoding,
     /// A `_HLS_` value that means nothing.
     Directive,
+    /// `_HLS_msn` or `_HLS_part` is further ahead than any client can know of.
+    TooFar,
     /// A request that reads has a body.
     Body,
     /// The viewer's token does not open this broadcast (any more).
@@ -24,6 +26,8 @@ pub enum Refusal {
     Gone,
     /// The broadcast is known and has no chunk yet.
     NotYet,
+    /// What a blocking request waits for has not come in time.
+    Late,
     /// The upstream did not answer in time with anything new enough.
     Upstream,
     /// This edge has just started and does not know yet what exists.
@@ -34,15 +38,17 @@ pub enum Refusal {
 
 impl Refusal {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Encoding,
         Self::Directive,
+        Self::TooFar,
         Self::Body,
         Self::Denied,
         Self::NotFound,
         Self::Method,
         Self::Gone,
         Self::NotYet,
+        Self::Late,
         Self::Upstream,
         Self::Starting,
         Self::Busy,
@@ -53,12 +59,14 @@ impl Refusal {
         match self {
             Self::Encoding => "encoding",
             Self::Directive => "directive",
+            Self::TooFar => "too_far",
             Self::Body => "body",
             Self::Denied => "denied",
             Self::NotFound => "not_found",
             Self::Method => "method",
             Self::Gone => "gone",
             Self::NotYet => "not_yet",
+            Self::Late => "late",
             Self::Upstream => "upstream",
             Self::Starting => "starting",
             Self::Busy => "busy",
@@ -68,12 +76,12 @@ impl Refusal {
     /// The status code (CONTRACT section 4).
     pub const fn status(self) -> StatusCode {
         match self {
-            Self::Encoding | Self::Directive | Self::Body => StatusCode::BAD_REQUEST,
+            Self::Encoding | Self::Directive | Self::TooFar | Self::Body => StatusCode::BAD_REQUEST,
             Self::Denied => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::Gone => StatusCode::GONE,
-            Self::NotYet | Self::Upstream | Self::Starting | Self::Busy => {
+            Self::NotYet | Self::Late | Self::Upstream | Self::Starting | Self::Busy => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
         }
@@ -87,6 +95,9 @@ impl Refusal {
             }
             Self::Directive => {
                 r#"{"type":"about:blank","title":"Bad Request","status":400,"detail":"a _HLS_ parameter has a value that is not valid"}"#
+            }
+            Self::TooFar => {
+                r#"{"type":"about:blank","title":"Bad Request","status":400,"detail":"that chunk or part is too far ahead: read the list first"}"#
             }
             Self::Body => {
                 r#"{"type":"about:blank","title":"Bad Request","status":400,"detail":"this request must not have a body"}"#
@@ -105,6 +116,9 @@ impl Refusal {
             }
             Self::NotYet => {
                 r#"{"type":"about:blank","title":"Service Unavailable","status":503,"detail":"the broadcast has not begun: try again"}"#
+            }
+            Self::Late => {
+                r#"{"type":"about:blank","title":"Service Unavailable","status":503,"detail":"what was waited for has not come: try again"}"#
             }
             Self::Upstream => {
                 r#"{"type":"about:blank","title":"Service Unavailable","status":503,"detail":"the origin does not answer: try again"}"#

@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use spyglass_media::{BroadcastId, Resource};
 
 use crate::refusal::Refusal;
+use crate::slot::Awaited;
 
 /// One named object of one broadcast.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,9 +20,6 @@ pub struct Object {
 }
 
 /// Delivery directives of a playlist request (RFC 8216bis section 6.2.5).
-///
-/// They are checked and not yet acted upon: the lists do not advertise
-/// blocking reload or delta updates, so a client has no reason to send them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Directives {
     /// `_HLS_msn`: answer once this media sequence number is listed.
@@ -30,6 +28,13 @@ pub struct Directives {
     pub part: Option<u32>,
     /// `_HLS_skip`: a delta update will do.
     pub skip: bool,
+}
+
+impl Directives {
+    /// What the answer is to wait for.
+    pub fn awaits(&self) -> Option<Awaited> {
+        self.sequence.map(|sequence| Awaited { sequence, part: self.part })
+    }
 }
 
 /// Where a path leads.

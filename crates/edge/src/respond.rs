@@ -142,8 +142,33 @@ impl Forms {
 pub struct Lists {
     /// `chunklist.m3u8`.
     pub media: Forms,
+    /// Its delta update, when there is one.
+    pub delta: Option<Forms>,
     /// `index.m3u8`.
     pub index: Forms,
+    /// How long an answer to a blocking request may be kept.
+    pub blocking: BlockingLifetime,
+}
+
+/// Cache-Control of a list that was waited for by its number: what is asked for
+/// by that name does not change any more, so it may be kept for 6 target
+/// durations (rule L10).
+#[derive(Clone, Debug)]
+pub struct BlockingLifetime {
+    public: HeaderValue,
+    private: HeaderValue,
+}
+
+impl BlockingLifetime {
+    /// For lists of this target duration.
+    pub fn new(target: Duration) -> Self {
+        let seconds = (6 * target).as_secs();
+        let value = |who: &str| {
+            let value = format!("{who}, max-age={seconds}").parse();
+            value.unwrap_or(HeaderValue::from_static("no-store"))
+        };
+        Self { public: value("public"), private: value("private") }
+    }
 }
 
 /// An init, chunk or part.
@@ -162,6 +187,8 @@ pub struct Asked<'a> {
     pub head: bool,
     /// A joined viewer asks: no shared cache may keep the answer.
     pub private: bool,
+    /// The answer was waited for by its number.
+    pub blocking: Option<&'a BlockingLifetime>,
     /// The request's headers.
     pub headers: &'a HeaderMap,
 }
@@ -207,9 +234,12 @@ impl Responder {
         let mut headers = found.headers.clone();
         headers.insert(CACHE_STATUS, self.statuses.get(status));
         headers.insert(AGE, seconds(age));
-        if asked.private {
-            headers.insert(CACHE_CONTROL, found.private.clone());
-        }
+        match (asked.blocking, asked.private) {
+            (Some(blocking), true) => headers.insert(CACHE_CONTROL, blocking.private.clone()),
+            (Some(blocking), false) => headers.insert(CACHE_CONTROL, blocking.public.clone()),
+            (None, true) => headers.insert(CACHE_CONTROL, found.private.clone()),
+            (None, false) => None,
+        };
         if negotiate::unchanged(asked.headers, &found.etag) {
             headers.remove(CONTENT_TYPE);
             headers.remove(CONTENT_ENCODING);
@@ -305,7 +335,7 @@ mod tests {
     fn ask(pairs: &[(HeaderName, &str)], head: bool, private: bool) -> Response<Body> {
         let headers: HeaderMap =
             pairs.iter().map(|(name, value)| (name.clone(), value.parse().unwrap())).collect();
-        let asked = Asked { head, private, headers: &headers };
+        let asked = Asked { head, private, blocking: None, headers: &headers };
         responder().found(&chunk(), CacheStatus::Hit, Duration::from_millis(2_900), asked)
     }
 

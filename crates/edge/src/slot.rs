@@ -11,11 +11,23 @@
 //! *known old* when a notice named a newer version: it is never served. It has
 //! merely *aged* when nobody confirmed it for too long: it is served after a
 //! short wait when the upstream does not answer.
+//!
+//! What a notice says counts for polls that begin after it. Otherwise a list
+//! that changes faster than it can be fetched would never be served.
+//!
+//! A poll may wait for a position (blocking reload): here, not upstream. What
+//! that means is `slot/awaited.rs`.
+
+mod awaited;
+mod objects;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use spyglass_media::{Position, Resource, Version};
+use spyglass_media::{Position, Version};
+
+use awaited::Reach;
+pub use awaited::{Asked, Awaited};
 
 /// How long each wait may last.
 #[derive(Clone, Copy, Debug)]
@@ -59,6 +71,10 @@ pub struct Meta {
     pub incarnation: u64,
     /// How long ago it was made, when it arrived.
     pub age: Duration,
+    /// No part is longer; `None` for a list without parts.
+    pub part_target: Option<Duration>,
+    /// Parts of the newest complete chunk.
+    pub last_parts: u32,
 }
 
 /// Names one fetch among all of this slot.
@@ -110,6 +126,10 @@ pub enum Poll<L> {
         /// A list is held, though too old.
         stale: bool,
     },
+    /// What is awaited is so far ahead that waiting makes no sense.
+    TooFar,
+    /// What is awaited has not come in time.
+    Late,
     /// Nothing to serve in time. `known`: something newer exists, or an older
     /// list is held; otherwise the broadcast has not begun.
     GiveUp {
@@ -181,9 +201,6 @@ impl<L> Held<L> {
 /// Origin processes remembered as gone, so that their late words are known.
 const RETIRED: usize = 8;
 
-/// A chunk further behind the newest one is kept by no origin.
-const KEPT: u64 = 1_024;
-
 /// One broadcast's list.
 #[derive(Debug)]
 pub struct Slot<L> {
@@ -203,6 +220,8 @@ pub struct Slot<L> {
     standing: Option<Standing>,
     last_viewer: Instant,
     interested: bool,
+    /// The least that anybody has waited for since the last fill.
+    awaited: Option<Position>,
 }
 
 impl<L: Clone> Slot<L> {
@@ -223,6 +242,7 @@ impl<L: Clone> Slot<L> {
             standing: None,
             last_viewer: now,
             interested: false,
+            awaited: None,
         }
     }
 
@@ -261,35 +281,84 @@ impl<L: Clone> Slot<L> {
         }
     }
 
-    /// Somebody asks for the list, having begun to at `asked`.
-    pub fn on_poll(&mut self, now: Instant, asked: Instant) -> Polled<L> {
+    /// A request for the list begins.
+    pub fn ask(&self, now: Instant, awaits: Option<Awaited>) -> Asked {
+        Asked { at: now, least: Some(self.wanted), awaits }
+    }
+
+    /// Somebody asks for the list, having begun to as `asked` says.
+    pub fn on_poll(&mut self, now: Instant, asked: impl Into<Asked>) -> Polled<L> {
+        let asked = asked.into();
         self.last_viewer = now;
         let declare = !std::mem::replace(&mut self.interested, true);
-        let state = self.state(now);
-        if let (State::Fresh | State::Ended, Some(held)) = (state, &self.held) {
-            let poll = Poll::Serve { list: held.list.clone(), age: held.age(now), aged: false };
-            return Polled { poll, fetch: None, declare };
-        }
-        let limit = match &self.held {
-            None => self.limits.first,
-            Some(held) if self.known_old() => held.meta.target,
-            Some(_) => self.limits.aged,
-        };
-        let deadline = asked + limit;
-        if now >= deadline {
-            let poll = match &self.held {
-                Some(held) if !self.known_old() => {
-                    Poll::Serve { list: held.list.clone(), age: held.age(now), aged: true }
-                }
-                held => Poll::GiveUp { known: held.is_some() || self.wanted > Version::default() },
-            };
-            return Polled { poll, fetch: None, declare };
-        }
-        let fetch = self.start(now);
-        let next = self.fetch.map(|fetch| fetch.until).or(self.retry);
-        let until = next.map_or(deadline, |next| next.min(deadline));
-        let poll = Poll::Wait { until, stale: self.held.is_some() };
+        let (poll, fetch) = self.answer(now, asked);
         Polled { poll, fetch, declare }
+    }
+
+    fn answer(&mut self, now: Instant, asked: Asked) -> (Poll<L>, Option<Fetch>) {
+        let mut deadline = asked.at + self.limits.first;
+        // Until when what is held stays good, when that is what is waited with.
+        let mut good_until = None;
+        if let Some(held) = &self.held {
+            let least = asked.least.map_or(self.wanted, |least| least.min(self.wanted));
+            let confirmed = held.arrived + self.lifetime(held);
+            let current = held.meta.version >= least && (held.meta.ended || now < confirmed);
+            let awaits = asked.awaits.filter(|_| !held.meta.ended);
+            let reach = awaits.map_or(Reach::Reached, |awaits| awaits.reach(&held.meta));
+            let serve = |aged| Poll::Serve { list: held.list.clone(), age: held.age(now), aged };
+            match reach {
+                Reach::Reached if current => return (serve(false), None),
+                Reach::TooFar if current && !self.known_old() => return (Poll::TooFar, None),
+                Reach::Reached | Reach::TooFar => {}
+                // Nothing newer is known, or not what is waited for.
+                Reach::Ahead => {
+                    let brings = |awaits: Awaited| self.may_bring(awaits.position());
+                    let news = self.known_old() && awaits.is_none_or(brings);
+                    good_until = (current && !news).then_some(confirmed);
+                    let least = awaits.map(Awaited::position);
+                    self.awaited = [self.awaited, least].into_iter().flatten().min();
+                }
+            }
+            deadline = asked.at
+                + match asked.awaits {
+                    Some(_) => awaited::longest(held.meta.target),
+                    None if self.known_old() => held.meta.target,
+                    None => self.limits.aged,
+                };
+            if now >= deadline {
+                let poll = match asked.awaits {
+                    Some(_) => Poll::Late,
+                    None if self.known_old() => Poll::GiveUp { known: true },
+                    None => serve(true),
+                };
+                return (poll, None);
+            }
+        } else if now >= deadline {
+            return (Poll::GiveUp { known: self.wanted > Version::default() }, None);
+        }
+        let fetch = if good_until.is_some() { None } else { self.start(now) };
+        let next = good_until.or(self.fetch.map(|fetch| fetch.until)).or(self.retry);
+        let until = next.map_or(deadline, |next| next.min(deadline));
+        (Poll::Wait { until, stale: self.held.is_some() }, fetch)
+    }
+
+    /// A notice has come, and what somebody waits for may be in what it speaks
+    /// of: fetch for all of them, without waking any.
+    pub fn on_demand(&mut self, now: Instant) -> Option<Fetch> {
+        let wanted = self.awaited.is_some_and(|awaited| self.may_bring(awaited));
+        if wanted { self.on_prefetch(now) } else { None }
+    }
+
+    /// Whether what notices named may answer who waits for this. Where a chunk
+    /// ends the broadcast may have ended too, which answers everybody.
+    fn may_bring(&self, awaited: Position) -> bool {
+        self.noticed.is_none_or(|noticed| awaited <= noticed || noticed.part.is_none())
+    }
+
+    /// A notice has come and there are viewers: fetch without being asked.
+    pub fn on_prefetch(&mut self, now: Instant) -> Option<Fetch> {
+        let held = self.held.as_ref().map_or(Version::default(), |held| held.meta.version);
+        if self.wanted > held { self.start(now) } else { None }
     }
 
     /// At most one fetch is under way; one whose time is over counts as failed.
@@ -346,6 +415,7 @@ impl<L: Clone> Slot<L> {
         }
         self.fetch = None;
         self.failures = 0;
+        self.awaited = None;
         self.held = Some(Held { meta, list, arrived: now });
         Filled::Stored
     }
@@ -374,6 +444,12 @@ impl<L: Clone> Slot<L> {
         }
         self.wanted = version;
         self.fetch.is_none()
+    }
+
+    /// A list is held and fetches work: nobody waits but for a number, and for
+    /// those [`Self::on_demand`] fetches.
+    pub fn is_steady(&self) -> bool {
+        self.held.is_some() && self.retry.is_none()
     }
 
     /// The watch of this broadcast's origin lives, or is broken. True when
@@ -458,23 +534,6 @@ impl<L: Clone> Slot<L> {
     pub fn target(&self) -> Option<Duration> {
         let held = self.held.as_ref().map(|held| held.meta.target);
         held.or(self.standing.and_then(|standing| standing.target))
-    }
-
-    /// Whether this object can exist by what is known; `None` while nothing is.
-    pub fn may_exist(&self, resource: Resource) -> Option<bool> {
-        let held = self.held();
-        let listed = held.and_then(|held| held.position).max(self.noticed)?;
-        let epoch_known = held.map_or(self.wanted, |held| held.version.max(self.wanted)).epoch;
-        Some(match resource {
-            Resource::Index | Resource::Chunklist => true,
-            Resource::Init { epoch } => epoch <= epoch_known,
-            Resource::Chunk { epoch, sequence } => {
-                let kept = sequence.saturating_add(KEPT) >= listed.sequence;
-                epoch <= epoch_known && kept && Position::closed(sequence) <= listed
-            }
-            // Origins of this release make none.
-            Resource::Part { .. } => false,
-        })
     }
 }
 

@@ -5,6 +5,7 @@
 //! may still ask for it (P6). The text is [`playlist`](crate::playlist)'s, made
 //! from a [`Snapshot`]; writing the journal is the caller's, from [`Saved`].
 
+mod parts;
 mod saved;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -13,8 +14,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use spyglass_media::{MediaTime, Position, Resource, UtcTime, Version};
 
-use crate::segmenter::{Chunk, Gap, Init, Output, Resume, Tail};
+use crate::segmenter::{self, Chunk, Gap, Init, Output, Resume, Tail};
 
+use parts::{OpenChunk, StoredPart};
+
+pub use parts::{LowLatency, OpenLine, PartLine};
 pub use saved::Saved;
 
 /// More than this is never listed, however short the chunks: a publisher who
@@ -34,12 +38,20 @@ pub struct Config {
     pub target_duration: Duration,
     /// Chunks that are listed, when they last 3 target durations together.
     pub window: usize,
+    /// PART-TARGET, never changed; `None` for a list without parts.
+    pub part_target: Option<Duration>,
 }
 
 impl Config {
-    /// A window of 6.
+    /// A window of 6, no parts.
     pub const fn new(target_duration: Duration) -> Self {
-        Self { target_duration, window: 6 }
+        Self { target_duration, window: 6, part_target: None }
+    }
+
+    /// The list of what this segmenter makes.
+    pub fn of(segmenter: &segmenter::Config) -> Self {
+        let part_target = segmenter.part_target();
+        Self { part_target, ..Self::new(segmenter.target_duration()) }
     }
 
     fn least(&self) -> i64 {
@@ -57,6 +69,8 @@ impl Config {
 pub struct Chunklist {
     config: Config,
     listed: VecDeque<Segment>,
+    /// Its parts are complete, it is not.
+    open: Option<OpenChunk>,
     kept: VecDeque<Kept>,
     inits: BTreeMap<u32, StoredInit>,
     version: Version,
@@ -71,6 +85,8 @@ pub struct Chunklist {
     /// When the list last grew, by the wall clock.
     grown: UtcTime,
     ended: bool,
+    /// Nothing has been listed since a restart, and parts were before it.
+    torn: bool,
     evicted: Vec<Resource>,
 }
 
@@ -79,6 +95,8 @@ struct Segment {
     line: Line,
     /// `None` for a GAP.
     bytes: Option<Bytes>,
+    /// Pieces of the bytes.
+    parts: Vec<StoredPart>,
 }
 
 /// Has left the list but may still be asked for.
@@ -138,6 +156,8 @@ pub struct Snapshot {
     pub ended: bool,
     /// `None` before the first chunk.
     pub stream: Option<Stream>,
+    /// `None` for a list without parts.
+    pub low_latency: Option<LowLatency>,
 }
 
 impl Chunklist {
@@ -147,6 +167,7 @@ impl Chunklist {
         Self {
             config,
             listed: VecDeque::new(),
+            open: None,
             kept: VecDeque::new(),
             inits: BTreeMap::new(),
             version: Version::default(),
@@ -157,6 +178,7 @@ impl Chunklist {
             peak: 0,
             grown: UtcTime::default(),
             ended: false,
+            torn: false,
             evicted: Vec::new(),
         }
     }
@@ -171,6 +193,7 @@ impl Chunklist {
                 self.on_init(init);
                 false
             }
+            Output::Part(part) => self.on_part(part),
             Output::Chunk(chunk) => {
                 self.on_chunk(now, chunk);
                 true
@@ -228,9 +251,30 @@ impl Chunklist {
         self.version
     }
 
-    /// The newest chunk or GAP listed.
+    /// The newest chunk, GAP or part listed; `None` before the first chunk,
+    /// without which no part is listed.
     pub fn position(&self) -> Option<Position> {
-        self.listed.back().map(|segment| Position::closed(segment.line.sequence))
+        let last = self.listed.back()?;
+        let open = self.open.as_ref().and_then(OpenChunk::position);
+        Some(open.unwrap_or(Position::closed(last.line.sequence)))
+    }
+
+    /// Whether an edge may hold this, given what this process made and what
+    /// one that was killed may have made of the chunk it was filling.
+    pub fn covers(&self, version: Version, position: Option<Position>) -> bool {
+        let torn = self.torn.then_some(Position { sequence: self.next_sequence, part: None });
+        version <= self.version && position <= self.position().max(torn)
+    }
+
+    /// Parts of the newest complete chunk.
+    pub fn last_parts(&self) -> u32 {
+        let parts = self.listed.back().map_or(0, |segment| segment.parts.len());
+        u32::try_from(parts).unwrap_or(u32::MAX)
+    }
+
+    /// PART-TARGET; `None` for a list without parts.
+    pub fn part_target(&self) -> Option<Duration> {
+        self.config.part_target
     }
 
     /// The list carries ENDLIST.
@@ -243,15 +287,21 @@ impl Chunklist {
         self.config.target_duration
     }
 
-    /// An init, or a chunk that is listed or still promised.
+    /// An init, or a chunk or part that is listed or still promised.
     pub fn get(&self, resource: Resource) -> Option<Bytes> {
         match resource {
             Resource::Init { epoch } => self.inits.get(&epoch).map(|init| init.bytes.clone()),
-            Resource::Chunk { epoch, sequence } => self
-                .segments()
-                .find(|segment| segment.line.epoch == epoch && segment.line.sequence == sequence)
-                .and_then(|segment| segment.bytes.clone()),
-            Resource::Index | Resource::Chunklist | Resource::Part { .. } => None,
+            Resource::Chunk { epoch, sequence } => self.segment(epoch, sequence)?.bytes.clone(),
+            Resource::Part { epoch, sequence, part } => {
+                let index = usize::try_from(part).ok()?;
+                let open = self.open.as_ref().filter(|open| open.is(epoch, sequence));
+                let parts = match open {
+                    Some(open) => &open.parts,
+                    None => &self.segment(epoch, sequence)?.parts,
+                };
+                parts.get(index).map(|part| part.bytes.clone())
+            }
+            Resource::Index | Resource::Chunklist => None,
         }
     }
 
@@ -264,6 +314,7 @@ impl Chunklist {
                 epoch: line.epoch,
                 end: line.program_date_time + line.duration.since(MediaTime::ZERO),
                 listed: self.grown,
+                torn: self.torn,
             }),
         }
     }
@@ -282,11 +333,14 @@ impl Chunklist {
                 resolution: init.resolution,
                 bandwidth: rounded_up(self.peak),
             }),
+            low_latency: self.low_latency(),
         }
     }
 
-    fn segments(&self) -> impl Iterator<Item = &Segment> {
-        self.listed.iter().rev().chain(self.kept.iter().map(|kept| &kept.segment))
+    fn segment(&self, epoch: u32, sequence: u64) -> Option<&Segment> {
+        let mut segments =
+            self.listed.iter().rev().chain(self.kept.iter().map(|kept| &kept.segment));
+        segments.find(|segment| segment.line.epoch == epoch && segment.line.sequence == sequence)
     }
 
     fn on_init(&mut self, init: Init) {
@@ -302,7 +356,7 @@ impl Chunklist {
             let before = chunk.epoch.saturating_sub(1 + u32::from(chunk.discontinuity));
             self.discontinuity_sequence = before.into();
         }
-        if chunk.epoch != self.version.epoch {
+        if self.listed.back().is_some_and(|last| last.line.epoch != chunk.epoch) {
             self.peak = 0;
         }
         // A chunk cut short must not pass for a high bit rate (4.4.6.2 counts
@@ -318,7 +372,8 @@ impl Chunklist {
             gap: false,
         };
         self.grown = chunk.listed;
-        self.append(now, Segment { line, bytes: Some(chunk.bytes) });
+        let parts = self.close_parts(&chunk);
+        self.append(now, Segment { line, bytes: Some(chunk.bytes), parts });
     }
 
     fn on_gap(&mut self, now: Instant, gap: Gap) {
@@ -331,13 +386,14 @@ impl Chunklist {
             gap: true,
         };
         self.grown = gap.listed;
-        self.append(now, Segment { line, bytes: None });
+        self.append(now, Segment { line, bytes: None, parts: Vec::new() });
     }
 
     fn append(&mut self, now: Instant, segment: Segment) {
         self.next_sequence = segment.line.sequence.saturating_add(1);
-        self.version.epoch = self.version.epoch.max(segment.line.epoch);
-        self.version.revision = self.version.revision.saturating_add(1);
+        self.torn = false;
+        self.open = None;
+        self.advance(segment.line.epoch);
         self.listed.push_back(segment);
         let mut total =
             self.listed.iter().map(|segment| segment.line.duration.ticks()).sum::<i64>();
@@ -351,6 +407,12 @@ impl Chunklist {
             total = rest;
             self.remove_first(now);
         }
+    }
+
+    /// A new version, by what belongs to this epoch.
+    fn advance(&mut self, epoch: u32) {
+        self.version.epoch = self.version.epoch.max(epoch);
+        self.version.revision = self.version.revision.saturating_add(1);
     }
 
     fn remove_first(&mut self, now: Instant) {

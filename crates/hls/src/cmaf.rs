@@ -1,9 +1,9 @@
-//! Writes fragmented MP4: one init per epoch, one moof and mdat per chunk.
+//! Writes fragmented MP4: one init per epoch, one moof and mdat per part.
 //!
-//! A chunk is one contiguous buffer. Its moof names one run of samples per
-//! track, addressed from the moof's own start, so chunks can be joined in any
-//! number behind their init. Deciding what goes into a chunk is
-//! [`segmenter`](crate::segmenter)'s.
+//! A part is one contiguous buffer. Its moof names one run of samples per
+//! track, addressed from the moof's own start, so parts can be joined in any
+//! number behind their init: a chunk is its parts. Deciding what goes into a
+//! part is [`segmenter`](crate::segmenter)'s.
 //!
 //! ISO/IEC 14496-12:2022 sections 8.8 (movie fragments) and 8.16.2 (the styp
 //! box, which is optional and left out). Tracks: 1 video at 90 kHz, 2 audio at
@@ -185,7 +185,7 @@ fn trak(track: Track) -> TrakBox {
     }
 }
 
-/// Writes one chunk. `number` goes into the moof, where it must grow within an
+/// Writes one part, or a chunk that has none. `number` goes into the moof, where it must grow within an
 /// epoch; its low 32 bits are kept.
 pub fn fragment(number: u64, video: Run<'_>, audio: Run<'_>) -> Result<Bytes, Error> {
     let bytes_of = |run: &Run<'_>| run.samples.iter().map(|sample| sample.data.len()).sum();

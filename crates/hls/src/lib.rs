@@ -9,8 +9,8 @@
 //! (a chunk is its Media Segment, a chunklist its Media Playlist), ISO/IEC
 //! 14496-12 (boxes), 14496-14 and -15 (AAC and AVC in them).
 //!
-//! Not implemented: EXT-X-BYTERANGE, encryption, I-frame playlists, parts of
-//! chunks (their names exist in `spyglass_media::Resource`).
+//! Not implemented: EXT-X-BYTERANGE, encryption, I-frame playlists,
+//! EXT-X-RENDITION-REPORT (there is one rendition), EXT-X-DATERANGE.
 
 pub mod chunklist;
 pub mod cmaf;

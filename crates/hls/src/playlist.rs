@@ -2,7 +2,8 @@
 //! [`Snapshot`].
 //!
 //! draft-pantos-hls-rfc8216bis-22 section 4.4. VERSION 6, which EXT-X-MAP needs
-//! and nothing here exceeds (P13); the multivariant playlist needs none. URIs
+//! and nothing else here exceeds (P13) but a delta update, which is VERSION 9;
+//! the multivariant playlist needs none. URIs
 //! are relative, so that the same text serves every path a viewer may come by.
 //! Every segment tells its date and time. EXT-X-INDEPENDENT-SEGMENTS is never
 //! written: a publisher whose key frames are far apart would make it a lie.
@@ -12,15 +13,17 @@ use std::io::Write as _;
 
 use bytes::Bytes;
 use flate2::{Compression, GzBuilder};
-use spyglass_media::Resource;
+use spyglass_media::{Resource, UtcTime};
 
-use crate::chunklist::{Line, Snapshot};
+use crate::chunklist::{Line, LowLatency, OpenLine, PartLine, Snapshot};
 
 /// Which list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Playlist {
     /// `chunklist.m3u8`
     Media,
+    /// `chunklist.m3u8?_HLS_skip=YES`
+    Delta,
     /// `index.m3u8`
     Multivariant,
 }
@@ -48,16 +51,20 @@ pub struct Rendition {
 /// Every form of one version: rendered once, whoever asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rendered {
-    /// Both lists, each as text and compressed.
+    /// Each list as text and compressed; a delta update when it skips anything.
     pub variants: Vec<Rendition>,
 }
 
 /// Writes all forms of a version.
 pub fn render(snapshot: &Snapshot) -> Rendered {
-    let texts =
-        [(Playlist::Media, media(snapshot)), (Playlist::Multivariant, multivariant(snapshot))];
-    let mut variants = Vec::with_capacity(4);
+    let texts = [
+        (Playlist::Media, Some(media(snapshot))),
+        (Playlist::Delta, delta(snapshot)),
+        (Playlist::Multivariant, Some(multivariant(snapshot))),
+    ];
+    let mut variants = Vec::with_capacity(6);
     for (playlist, text) in texts {
+        let Some(text) = text else { continue };
         let gzip = gzip(text.as_bytes());
         variants.push(Rendition { playlist, encoding: Encoding::Identity, bytes: text.into() });
         variants.push(Rendition { playlist, encoding: Encoding::Gzip, bytes: gzip });
@@ -67,16 +74,48 @@ pub fn render(snapshot: &Snapshot) -> Rendered {
 
 /// Writes the media playlist, `chunklist.m3u8` (4.4.3).
 pub fn media(snapshot: &Snapshot) -> String {
-    let mut text = String::with_capacity(256 + snapshot.lines.len() * 128);
-    text.push_str("#EXTM3U\n#EXT-X-VERSION:6\n");
+    list(snapshot, 0)
+}
+
+/// Writes the delta update (4.4.5.2, 6.2.5.1): the media playlist without the
+/// chunks before the skip boundary. `None` when nothing can be skipped.
+pub fn delta(snapshot: &Snapshot) -> Option<String> {
+    let skipped = snapshot.low_latency.as_ref()?.skipped;
+    (skipped > 0).then(|| list(snapshot, skipped))
+}
+
+fn list(snapshot: &Snapshot, skipped: usize) -> String {
+    let low_latency = snapshot.low_latency.as_ref();
+    let parts = low_latency.map_or(0, |low| low.closed.iter().map(|(_, parts)| parts.len()).sum());
+    let mut text = String::with_capacity(512 + snapshot.lines.len() * 128 + parts * 64);
+    let version = if skipped > 0 { 9 } else { 6 };
+    text.push_str("#EXTM3U\n");
+    tag(&mut text, format_args!("VERSION:{version}"));
     tag(&mut text, format_args!("TARGETDURATION:{}", snapshot.target_duration.as_secs()));
     let first = snapshot.lines.first().map_or(0, |line| line.sequence);
     tag(&mut text, format_args!("MEDIA-SEQUENCE:{first}"));
     let discontinuities = snapshot.discontinuity_sequence;
     tag(&mut text, format_args!("DISCONTINUITY-SEQUENCE:{discontinuities}"));
+    if let Some(low_latency) = low_latency {
+        server_control(&mut text, low_latency);
+    }
+    if skipped > 0 {
+        tag(&mut text, format_args!("SKIP:SKIPPED-SEGMENTS={skipped}"));
+    }
+    let mut closed = low_latency.map_or(&[][..], |low| &low.closed[..]).iter().peekable();
     let mut map = None;
-    for line in &snapshot.lines {
-        segment(&mut text, line, &mut map);
+    for line in snapshot.lines.iter().skip(skipped) {
+        while closed.next_if(|(sequence, _)| *sequence < line.sequence).is_some() {}
+        let parts = closed.next_if(|(sequence, _)| *sequence == line.sequence);
+        segment(&mut text, line, parts.map_or(&[], |(_, parts)| parts), &mut map);
+    }
+    if let Some(open) = low_latency.and_then(|low| low.open.as_ref()) {
+        let OpenLine { epoch, sequence, .. } = *open;
+        start(&mut text, epoch, open.discontinuity, open.program_date_time, &mut map);
+        part_lines(&mut text, epoch, sequence, &open.parts);
+    }
+    if let Some(hint) = low_latency.and_then(|low| low.hint) {
+        tag(&mut text, format_args!("PRELOAD-HINT:TYPE=PART,URI=\"{hint}\""));
     }
     if snapshot.ended {
         tag(&mut text, format_args!("ENDLIST"));
@@ -84,22 +123,49 @@ pub fn media(snapshot: &Snapshot) -> String {
     text
 }
 
-fn segment(text: &mut String, line: &Line, map: &mut Option<u32>) {
+/// What a client may ask for, and how close to the end it may play (4.4.3.7,
+/// 4.4.3.8): 3 part targets, as rule L1 advises.
+fn server_control(text: &mut String, low_latency: &LowLatency) {
+    let hold_back = (low_latency.part_target * 3).as_secs_f64();
+    _ = write!(text, "#EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES,PART-HOLD-BACK={hold_back:.5}");
+    if let Some(until) = low_latency.skip_until {
+        _ = write!(text, ",CAN-SKIP-UNTIL={:.1}", until.as_secs_f64());
+    }
+    let target = low_latency.part_target.as_secs_f64();
+    _ = writeln!(text, "\n#EXT-X-PART-INF:PART-TARGET={target:.5}");
+}
+
+fn segment(text: &mut String, line: &Line, parts: &[PartLine], map: &mut Option<u32>) {
     let Line { epoch, sequence, .. } = *line;
-    if line.discontinuity {
-        tag(text, format_args!("DISCONTINUITY"));
-    }
-    if *map != Some(epoch) {
-        *map = Some(epoch);
-        tag(text, format_args!("MAP:URI=\"{}\"", Resource::Init { epoch }));
-    }
-    tag(text, format_args!("PROGRAM-DATE-TIME:{}", line.program_date_time));
+    start(text, epoch, line.discontinuity, line.program_date_time, map);
+    part_lines(text, epoch, sequence, parts);
     if line.gap {
         tag(text, format_args!("GAP"));
     }
     // Five digits are finer than a tick, so that durations add up.
     let uri = Resource::Chunk { epoch, sequence };
     _ = writeln!(text, "#EXTINF:{:.5},\n{uri}", line.duration.seconds());
+}
+
+/// What stands before a chunk or its first part.
+fn start(text: &mut String, epoch: u32, discontinuity: bool, at: UtcTime, map: &mut Option<u32>) {
+    if discontinuity {
+        tag(text, format_args!("DISCONTINUITY"));
+    }
+    if *map != Some(epoch) {
+        *map = Some(epoch);
+        tag(text, format_args!("MAP:URI=\"{}\"", Resource::Init { epoch }));
+    }
+    tag(text, format_args!("PROGRAM-DATE-TIME:{at}"));
+}
+
+fn part_lines(text: &mut String, epoch: u32, sequence: u64, parts: &[PartLine]) {
+    for (part, line) in (0..).zip(parts) {
+        let uri = Resource::Part { epoch, sequence, part };
+        let independent = if line.independent { ",INDEPENDENT=YES" } else { "" };
+        let duration = line.duration.seconds();
+        tag(text, format_args!("PART:DURATION={duration:.5},URI=\"{uri}\"{independent}"));
+    }
 }
 
 /// Writes the multivariant playlist, `index.m3u8` (4.4.6).
@@ -135,7 +201,7 @@ mod tests {
     use std::io::Read as _;
     use std::time::Duration;
 
-    use spyglass_media::{MediaTime, UtcTime};
+    use spyglass_media::MediaTime;
 
     use super::*;
     use crate::chunklist::Stream;
@@ -166,6 +232,7 @@ mod tests {
                 resolution: Some((640, 360)),
                 bandwidth: 1_310_720,
             }),
+            low_latency: None,
         }
     }
 

@@ -14,7 +14,9 @@
 
 mod epoch;
 mod input;
+mod open;
 mod output;
+mod parts;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -27,7 +29,7 @@ use epoch::{Epoch, Placed, later, ticks_between};
 use input::Timing;
 
 pub use input::{Codec, Config, Resume, Tail};
-pub use output::{Chunk, Gap, Init, Output, Warning};
+pub use output::{Chunk, Gap, Init, Output, Part, Warning};
 
 /// Missing media shorter than this is no GAP; the chunk behind it begins early.
 const HOLE: i64 = MediaTime::PER_SECOND / 10;
@@ -72,6 +74,8 @@ pub struct Segmenter {
     clock: Option<(Instant, UtcTime)>,
     opened: Option<Instant>,
     waiting: Option<Waiting>,
+    /// The next sequence number can only be a GAP's ([`Tail::torn`]).
+    torn: bool,
     warnings: Vec<Warning>,
     ended: bool,
 }
@@ -136,6 +140,7 @@ impl Segmenter {
             clock: None,
             opened: None,
             waiting: None,
+            torn: resume.tail.is_some_and(|tail| tail.torn),
             warnings: Vec::new(),
             ended: false,
         }
@@ -382,12 +387,14 @@ impl Segmenter {
         if let Some(cut) = cut {
             self.close(now, cut.at, Some(&placed), out);
             self.warn_of_long_gop(cut.forced, out);
+        } else {
+            self.cut_parts_before(&placed, out);
         }
         if self.epoch.as_ref().is_some_and(|epoch| epoch.open.is_none()) {
             self.fill(now, placed.at, out);
         }
         if let Some(epoch) = &mut self.epoch {
-            epoch.push(placed);
+            epoch.push(placed, &self.timing);
         }
     }
 
@@ -431,31 +438,32 @@ impl Segmenter {
         }
     }
 
-    /// Ends the open chunk at `at`.
+    /// Ends the open chunk at `at`, or a little later when parts of it were
+    /// listed beyond that.
     fn close(&mut self, now: Instant, at: MediaTime, next: Option<&Placed>, out: &mut Vec<Output>) {
+        let next = next.filter(|next| next.at == at);
+        self.cut_last_parts(at, next, out);
         let Some(epoch) = &mut self.epoch else { return };
-        let Some((open, end)) = epoch.close(at, next) else { return };
-        let (video, audio) = open.runs();
+        let Some(mut open) = epoch.open.take() else { return };
+        let end = at.max(open.least_end());
         let duration = end - open.start;
-        let program_date_time = epoch.wall(open.start);
-        let listed = listed_at(self.clock, now);
-        match cmaf::fragment(self.sequence.saturating_add(1), video, audio) {
-            Ok(bytes) => {
+        epoch.end = end;
+        match open.join() {
+            Some(bytes) => {
                 out.push(Output::Chunk(Chunk {
                     epoch: epoch.number,
                     sequence: self.sequence,
                     start: open.start,
                     duration,
-                    program_date_time,
-                    listed,
+                    program_date_time: epoch.wall(open.start),
+                    listed: listed_at(self.clock, now),
                     discontinuity: std::mem::take(&mut epoch.discontinuity),
                     independent: open.independent(epoch.has_video()),
                     bytes,
                 }));
                 self.listed(now);
             }
-            Err(error) => {
-                out.push(Output::Warning(Warning::Codec(error)));
+            None => {
                 epoch.end = open.start;
                 self.gap(now, duration.ticks(), out);
             }
@@ -467,7 +475,14 @@ impl Segmenter {
         let Some(epoch) = &mut self.epoch else { return };
         let missing = (until - epoch.end).ticks();
         if missing > LONGEST_HOLE * self.timing.target {
-            epoch.end = until;
+            if self.torn {
+                self.gap(now, self.timing.target, out);
+            }
+            if let Some(epoch) = &mut self.epoch {
+                epoch.end = until;
+            }
+        } else if missing < HOLE && self.torn {
+            self.gap(now, HOLE, out);
         } else if missing >= HOLE {
             let count = (missing + self.timing.target - 1) / self.timing.target;
             for left in (1..=count).rev() {
@@ -487,6 +502,7 @@ impl Segmenter {
             listed: listed_at(self.clock, now),
         }));
         epoch.end = later(epoch.end, ticks);
+        self.torn = false;
         self.listed(now);
     }
 

@@ -1,11 +1,12 @@
 //! Whatever a publisher and its network do, every version of the list keeps
-//! rules P1 to P13. The judge in `support` sees them all.
+//! rules P1 to P13, L1 to L3, L6 and L7. The judge in `support` sees them all.
 
 mod support;
 
 use std::time::Duration;
 
 use proptest::prelude::*;
+use spyglass_hls::segmenter::Config;
 use spyglass_media::{MediaTime, Track};
 use spyglass_testkit::gop::{self, Audio, Encoder, Video};
 use support::Broadcast;
@@ -127,13 +128,16 @@ proptest! {
     #[test]
     fn every_version_keeps_the_rules(
         chunk in 1_000u64..10_000,
+        part in prop_oneof![1 => Just(0u64), 3 => Just(200), 2 => 50u64..1_000],
+        window in prop_oneof![2 => Just(6usize), 1 => Just(30)],
         video in video(),
         first in codecs(),
         network in prop_oneof![Just(0u64), 0u64..1_500],
         events in prop::collection::vec(event(), 1..14),
         seed: u64,
     ) {
-        let mut broadcast = Broadcast::new(Duration::from_millis(chunk));
+        let (chunk_length, part) = (Duration::from_millis(chunk), Duration::from_millis(part));
+        let mut broadcast = Broadcast::of(Config { chunk: chunk_length, part }, window);
         let mut publisher = Publisher {
             video,
             codecs: first,

@@ -426,7 +426,7 @@ fn the_end_is_listed_at_once_and_for_good() {
 fn a_restart_keeps_sequence_and_bytes_and_gaps_cover_the_absence() {
     let mut broadcast = Broadcast::both();
     broadcast.play(&mut gop_of(50), seconds(40.0), NONE);
-    let last = broadcast.list.position().unwrap().sequence;
+    let last = broadcast.list.snapshot().lines.last().unwrap().sequence;
     let kept = broadcast.list.get(Resource::Chunk { epoch: 1, sequence: last - 6 });
     assert!(kept.is_some());
     broadcast.restart(seconds(1.0));
@@ -461,7 +461,7 @@ fn a_saved_list_that_lacks_anything_is_not_restored() {
             }
         })
     };
-    let last = broadcast.list.position().unwrap().sequence;
+    let last = broadcast.list.snapshot().lines.last().unwrap().sequence;
     for short in [true, false] {
         assert!(restore(Resource::Init { epoch: 1 }, short).is_none());
         assert!(restore(Resource::Chunk { epoch: 1, sequence: last }, short).is_none());

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use spyglass_hls::chunklist::Chunklist;
 use spyglass_hls::playlist::Rendered;
+use spyglass_hls::segmenter;
 use spyglass_media::{BroadcastId, Position, Resource, UtcTime, Version, ViewerId};
 use spyglass_rtmp::Message;
 use spyglass_token::PublishGrant;
@@ -33,8 +34,12 @@ const INPUTS: usize = 256;
 pub struct List {
     /// What this is a version of.
     pub version: Version,
-    /// The newest chunk listed.
+    /// The newest chunk or part listed.
     pub position: Position,
+    /// Parts of the newest complete chunk.
+    pub last_parts: u32,
+    /// PART-TARGET; `None` without parts.
+    pub part_target: Option<Duration>,
     /// All texts, plain and compressed.
     pub rendered: Rendered,
     /// Fixed for the broadcast's life.
@@ -56,6 +61,8 @@ pub struct Record {
     pub named: bool,
     /// Chunk length as its token said; `None` until a publisher came.
     pub chunk: Option<Duration>,
+    /// Part length as the same token said; zero for none.
+    pub part: Duration,
     /// The first frame ever.
     pub started: Option<UtcTime>,
     /// When it ended.
@@ -76,12 +83,18 @@ impl Record {
             private,
             named: true,
             chunk: None,
+            part: Duration::ZERO,
             started: None,
             ended: None,
             created: now,
             epoch: 0,
             memo,
         }
+    }
+
+    /// How its chunks are cut; `None` until a publisher came.
+    pub fn cut(&self) -> Option<segmenter::Config> {
+        Some(segmenter::Config { chunk: self.chunk?, part: self.part })
     }
 }
 
@@ -111,7 +124,7 @@ impl Broadcast {
         self.record.lock().phase
     }
 
-    /// The bytes of an init or a chunk that is listed or still promised.
+    /// The bytes of an init, chunk or part that is listed or still promised.
     pub fn object(&self, resource: Resource) -> Option<Bytes> {
         self.objects.lock().as_ref()?.get(resource)
     }

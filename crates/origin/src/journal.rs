@@ -17,7 +17,7 @@ use std::{fs, io};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use spyglass_hls::chunklist::{self, Chunklist, Saved};
-use spyglass_hls::segmenter::{self, Resume};
+use spyglass_hls::segmenter::Resume;
 use spyglass_media::{BroadcastId, MediaTime, Resource, UtcTime};
 use tracing::{error, warn};
 
@@ -43,6 +43,9 @@ pub struct Page {
     phase: String,
     private: bool,
     chunk_ms: Option<u64>,
+    /// 0 for none, as in pages of the release before parts.
+    #[serde(default)]
+    part_ms: u64,
     resume_ms: u64,
     created_ms: i64,
     started_ms: Option<i64>,
@@ -82,6 +85,7 @@ impl Page {
             phase: record.phase.as_str().to_owned(),
             private: record.private,
             chunk_ms: record.chunk.map(|chunk| chunk.as_millis() as u64),
+            part_ms: record.part.as_millis() as u64,
             resume_ms: resume.as_millis() as u64,
             created_ms: record.created.millis(),
             started_ms: record.started.map(UtcTime::millis),
@@ -101,6 +105,7 @@ impl Page {
             // Others are not written.
             named: true,
             chunk: self.chunk_ms.map(Duration::from_millis),
+            part: Duration::from_millis(self.part_ms),
             started: self.started_ms.map(UtcTime::from_millis),
             ended: self.ended_ms.map(UtcTime::from_millis),
             created: UtcTime::from_millis(self.created_ms),
@@ -208,10 +213,8 @@ impl Journal {
         let unknown = || io::Error::new(io::ErrorKind::InvalidData, "unknown phase");
         let record = page.record().ok_or_else(unknown)?;
         let floor = page.list.as_ref().map(Saved::resume);
-        let chunklist = page.list.zip(record.chunk).and_then(|(saved, chunk)| {
-            let config = segmenter::Config { chunk };
-            let config = chunklist::Config::new(config.target_duration());
-            Chunklist::restore(config, saved, |resource| {
+        let chunklist = page.list.zip(record.cut()).and_then(|(saved, cut)| {
+            Chunklist::restore(chunklist::Config::of(&cut), saved, |resource| {
                 fs::read(directory.join(resource.to_string())).ok().map(Bytes::from)
             })
         });

@@ -17,7 +17,7 @@ use spyglass_daemon::attach::{Attachment, Source};
 use spyglass_daemon::meter::Meter;
 use spyglass_daemon::now_utc;
 use spyglass_daemon::reload::Live;
-use spyglass_hls::segmenter::{self, Resume};
+use spyglass_hls::segmenter::Resume;
 use spyglass_media::{BroadcastId, UtcTime};
 use spyglass_token::PublishGrant;
 use tokio::sync::broadcast;
@@ -234,7 +234,7 @@ impl Registry {
             Phase::Gone => BroadcastState::Gone,
         };
         let mut entry = directory_entry(broadcast.id, state, record.private, self.incarnation);
-        let target = record.chunk.map(|chunk| segmenter::Config { chunk }.target_duration());
+        let target = record.cut().map(|cut| cut.target_duration());
         entry.target_duration_ms = target.map_or(0, |target| target.as_millis() as u32);
         entry
     }

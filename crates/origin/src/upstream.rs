@@ -168,6 +168,7 @@ fn describe(list: &List, incarnation: u64) -> (Header, Vec<Bytes>) {
     let variants = list.rendered.variants.iter().map(|variant| Variant {
         playlist: match variant.playlist {
             playlist::Playlist::Media => Playlist::Media,
+            playlist::Playlist::Delta => Playlist::MediaDelta,
             playlist::Playlist::Multivariant => Playlist::Multivariant,
         }
         .into(),
@@ -190,6 +191,8 @@ fn describe(list: &List, incarnation: u64) -> (Header, Vec<Bytes>) {
         variants: variants.collect(),
         incarnation,
         age_ms: age.as_millis() as u64,
+        part_target_ms: list.part_target.unwrap_or_default().as_millis() as u32,
+        last_parts: list.last_parts,
     };
     (header, bodies)
 }

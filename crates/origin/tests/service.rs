@@ -116,6 +116,7 @@ impl World {
             origin: self.origin.id.clone(),
             private: false,
             chunk_ms,
+            part_ms: 200,
             resume_ms: 30_000,
             issued: now_utc(),
             expires: now_utc() + Duration::from_secs(60),

@@ -24,6 +24,8 @@ pub struct PublishGrant {
     pub private: bool,
     /// Length of a chunk, in milliseconds.
     pub chunk_ms: u32,
+    /// Length of a part, in milliseconds; 0 for a broadcast without parts.
+    pub part_ms: u32,
     /// How long an interrupted broadcast may come back, in milliseconds.
     pub resume_ms: u32,
     /// When it was signed; to the millisecond.
@@ -83,6 +85,8 @@ enum Claims {
         #[serde(default)]
         x: bool,
         c: u32,
+        #[serde(default, skip_serializing_if = "none")]
+        l: u32,
         w: u32,
         i: i64,
         e: i64,
@@ -104,6 +108,11 @@ enum Claims {
     },
 }
 
+/// What is left out of a token.
+fn none(value: &u32) -> bool {
+    *value == 0
+}
+
 impl Grant {
     /// The payload's bytes.
     pub(crate) fn encode(&self) -> Vec<u8> {
@@ -113,6 +122,7 @@ impl Grant {
                 o: grant.origin,
                 x: grant.private,
                 c: grant.chunk_ms,
+                l: grant.part_ms,
                 w: grant.resume_ms,
                 i: grant.issued.millis(),
                 e: grant.expires.millis(),
@@ -135,11 +145,12 @@ impl Grant {
     /// A payload that a trusted key has signed.
     pub(crate) fn decode(payload: &[u8]) -> Option<Self> {
         Some(match serde_json::from_slice(payload).ok()? {
-            Claims::Publish { b, o, x, c, w, i, e } => Self::Publish(PublishGrant {
+            Claims::Publish { b, o, x, c, l, w, i, e } => Self::Publish(PublishGrant {
                 broadcast: b,
                 origin: o,
                 private: x,
                 chunk_ms: c,
+                part_ms: l,
                 resume_ms: w,
                 issued: UtcTime::from_millis(i),
                 expires: UtcTime::from_millis(e),

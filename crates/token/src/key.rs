@@ -192,6 +192,7 @@ mod tests {
             origin: origin.parse().unwrap(),
             private: true,
             chunk_ms: u32::MAX,
+            part_ms: u32::MAX,
             resume_ms: u32::MAX,
             issued: NOW,
             expires: LATER,

@@ -128,7 +128,7 @@ impl Broadcast {
     }
 
     fn config(&self) -> segmenter::Config {
-        segmenter::Config { chunk: self.chunk }
+        segmenter::Config { chunk: self.chunk, part: Duration::ZERO }
     }
 
     fn lists(&self) -> chunklist::Config {
@@ -324,7 +324,7 @@ impl Broadcast {
                     let (epoch, sequence) = (chunk.epoch, chunk.sequence);
                     self.media.insert(Resource::Chunk { epoch, sequence }, chunk.bytes.clone());
                 }
-                Output::Gap(_) | Output::Warning(_) => {}
+                Output::Part(_) | Output::Gap(_) | Output::Warning(_) => {}
             }
             changed |= chunklist.on_output(now, output);
         }

@@ -168,6 +168,7 @@ impl Edge {
         }
         match polled.poll {
             Poll::Serve { list, age, aged } => self.serve(net, number, ask, list, age, aged),
+            Poll::TooFar | Poll::Late => unreachable!("nobody waits for a number here"),
             Poll::GiveUp { known } => {
                 let refusal = if known { Refusal::Upstream } else { Refusal::NotYet };
                 self.refuse(net, number, refusal);

@@ -304,6 +304,8 @@ impl Edge {
                     ended: list.ended,
                     incarnation,
                     age,
+                    part_target: None,
+                    last_parts: 0,
                 };
                 let filled = slot.on_filled(net.instant(), id, meta, list);
                 if matches!(filled, Filled::Stored | Filled::TooOld) {

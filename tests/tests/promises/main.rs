@@ -14,6 +14,7 @@ mod chunks_are_the_same_on_every_edge;
 mod edge_restart_loses_nobody;
 mod first_poll_fetches_once;
 mod hostile_input_costs_one_connection;
+mod low_latency_is_low;
 mod no_frame_before_the_token;
 mod notices_are_hints;
 mod one_control_of_two_is_enough;

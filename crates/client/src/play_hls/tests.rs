@@ -168,7 +168,7 @@ async fn our_own_lists_and_chunks_are_played() {
 
     let now = std::time::Instant::now();
     let utc = UtcTime::from_millis(1_700_000_000_000);
-    let config = segmenter::Config { chunk: Duration::from_secs(3) };
+    let config = segmenter::Config { chunk: Duration::from_secs(3), part: Duration::ZERO };
     let target = config.target_duration();
     let mut made = Chunklist::new(
         chunklist::Config { window: 30, ..chunklist::Config::new(target) },

@@ -18,7 +18,7 @@ use super::fields::Fields;
 use super::operation::{Content, Operation, Who, get, post};
 use super::problem::Problem;
 use crate::broadcasts::CreateError;
-use crate::config::{CHUNK_ADVICE, MAX_SEATS, chunk_ms};
+use crate::config::{CHUNK_ADVICE, MAX_SEATS, PART_ADVICE, chunk_ms, part_ms};
 use crate::fleet::Role;
 use crate::panel::{Caller, Panel};
 use crate::record::{EndedBy, Memo, Record};
@@ -93,6 +93,7 @@ pub fn shown(panel: &Panel, record: &Record) -> Value {
         "open": !record.memo.closed,
         "push_viewers": panel.push_viewers(record),
         "chunk_seconds": f64::from(record.memo.chunk_ms) / 1000.0,
+        "part_seconds": f64::from(record.memo.part_ms) / 1000.0,
         "viewers": {
             "push": viewers.push,
             "hls": viewers.hls,
@@ -122,13 +123,17 @@ pub async fn create(
     let location = fields.location()?;
     let private_to = fields.users("private_to")?;
     let seconds = fields.number("chunk_seconds", CHUNK_ADVICE)?;
+    let part_seconds = fields.number("part_seconds", PART_ADVICE)?;
     let push_viewers = fields.count("push_viewers", MAX_SEATS)?;
     let open = fields.flag("open")?.unwrap_or(true);
-    fields
-        .finish("`title`, `location`, `private_to`, `chunk_seconds`, `push_viewers` and `open`")?;
+    fields.finish(
+        "`title`, `location`, `private_to`, `chunk_seconds`, `part_seconds`, `push_viewers` and `open`",
+    )?;
     let seconds = seconds.unwrap_or(panel.live.get().chunk_seconds);
     let chunk_ms = chunk_ms(seconds)
         .ok_or_else(|| Problem::bad(format!("field `chunk_seconds`: {CHUNK_ADVICE}")))?;
+    let part_ms = part_ms(part_seconds.unwrap_or(panel.live.get().part_seconds))
+        .ok_or_else(|| Problem::bad(format!("field `part_seconds`: {PART_ADVICE}")))?;
 
     let now = now_utc();
     let placed = panel.place(Role::Origin, location, client.address, 1).into_iter().next();
@@ -143,6 +148,7 @@ pub async fn create(
         user,
         private_to,
         chunk_ms,
+        part_ms,
         resume_ms: panel.live.get().resume_seconds.saturating_mul(1000),
         push_viewers,
         closed: !open,
@@ -184,6 +190,7 @@ fn publish_token(panel: &Panel, record: &Record, now: UtcTime) -> Result<String,
         origin: record.origin.clone(),
         private: record.is_for_joined(),
         chunk_ms: record.memo.chunk_ms,
+        part_ms: record.memo.part_ms,
         resume_ms: record.memo.resume_ms,
         issued: now,
         expires: now + Duration::from_secs(panel.live.get().publish_token_seconds.into()),

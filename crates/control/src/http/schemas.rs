@@ -273,13 +273,24 @@ fn broadcasts() -> Shapes {
                         "description": "nobody else can tell it from one that does not exist",
                     },
                     "chunk_seconds": {"type": "number", "minimum": 1, "maximum": 10},
+                    "part_seconds": {
+                        "type": "number", "minimum": 0, "maximum": 1,
+                        "description": "0.1 to 1, or 0 for no low latency",
+                    },
                     "push_viewers": {
                         "type": "integer", "minimum": 0, "maximum": 5000,
                         "description": "those who come later get HLS; absent: as configured",
                     },
                     "open": flag("false: nobody can watch without joining, so that a kick counts"),
                 }),
-                &["location", "private_to", "chunk_seconds", "push_viewers", "open"],
+                &[
+                    "location",
+                    "private_to",
+                    "chunk_seconds",
+                    "part_seconds",
+                    "push_viewers",
+                    "open",
+                ],
             ),
         ),
         (
@@ -324,6 +335,7 @@ fn broadcasts() -> Shapes {
                     "open": flag("it can be watched without joining"),
                     "push_viewers": count("who come later get HLS"),
                     "chunk_seconds": {"type": "number"},
+                    "part_seconds": {"type": "number"},
                     "viewers": object("Who joined and watches now.", json!({
                         "push": count("frame by frame, from the origin"),
                         "hls": count("in chunks, from edges"),

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use spyglass_media::{BroadcastId, Resource};
+use spyglass_media::{BroadcastId, Position, Resource};
 use tracing::debug;
 
 use super::{Broadcast, Broadcasts, now};
 use crate::cache::Outcome;
 use crate::fetch::Failure;
-use crate::respond::{Encoding, Object, Prebuilt};
-use crate::slot::{Fetch, Filled};
+use crate::respond::{Encoding, Lists, Object, Prebuilt};
+use crate::slot::{Fetch, Filled, Meta};
 use crate::watch::Origin;
 
 /// Pause before the second and last attempt to fetch an object.
@@ -24,27 +24,67 @@ const LARGE: usize = 1024 * 1024;
 /// Fetches a broadcast's lists for its slot.
 pub async fn lists(broadcasts: Arc<Broadcasts>, broadcast: Arc<Broadcast>, fetch: Fetch) {
     let origin = broadcast.origin.lock().clone();
-    let fetched = match origin {
+    let fetched = match &origin {
         Some(origin) => origin.fetcher().lists(broadcast.id, fetch.least, fetch.until).await,
         None => Err(Failure::Unreachable),
     };
-    let mut slot = broadcast.slot.lock();
-    let result = match fetched {
-        Ok((meta, lists)) => match slot.on_filled(now(), fetch.id, meta, Arc::new(lists)) {
-            Filled::Stored => "ok",
-            other => other.as_str(),
-        },
-        Err(failure) => {
-            slot.on_failed(now(), fetch.id);
-            failure.as_str()
-        }
-    };
-    drop(slot);
-    broadcast.wake.send_replace(());
+    let (result, newest) = arrived(&broadcasts, &broadcast, fetch, fetched);
+    broadcast.wake();
     broadcasts.metrics.fetch("chunklist", result);
     if result != "ok" {
         debug!(broadcast = %broadcast.id, result, "list not fetched");
     }
+    if let (Some(resource), Some(origin)) = (newest, origin) {
+        prefetch(&broadcasts, origin, broadcast.id, resource).await;
+    }
+}
+
+/// Gives the slot what came. What must be fetched ahead of being asked for
+/// comes back with the word for metrics.
+fn arrived(
+    broadcasts: &Broadcasts,
+    broadcast: &Broadcast,
+    fetch: Fetch,
+    fetched: Result<(Meta, Lists), Failure>,
+) -> (&'static str, Option<Resource>) {
+    let mut slot = broadcast.slot.lock();
+    match fetched {
+        Ok((meta, lists)) => match slot.on_filled(now(), fetch.id, meta, Arc::new(lists)) {
+            Filled::Stored => {
+                let ahead = broadcasts.limits.prefetch && slot.interested();
+                ("ok", if ahead { newest_of(&meta) } else { None })
+            }
+            other => (other.as_str(), None),
+        },
+        Err(failure) => {
+            slot.on_failed(now(), fetch.id);
+            (failure.as_str(), None)
+        }
+    }
+}
+
+/// Whoever asks meanwhile joins it. It counts as nobody's request.
+async fn prefetch(
+    broadcasts: &Arc<Broadcasts>,
+    origin: Arc<Origin>,
+    id: BroadcastId,
+    resource: Resource,
+) {
+    let this = Arc::clone(broadcasts);
+    let fill = async move { object(&this, &origin, id, resource).await };
+    if broadcasts.objects.fill((id, resource), fill).await.is_err() {
+        broadcasts.metrics.fetch(resource.kind(), "no_room");
+    }
+}
+
+/// The part or chunk that a list names last.
+fn newest_of(list: &Meta) -> Option<Resource> {
+    let Position { sequence, part } = list.position?;
+    let epoch = list.version.epoch;
+    Some(match part {
+        Some(part) => Resource::Part { epoch, sequence, part },
+        None => Resource::Chunk { epoch, sequence },
+    })
 }
 
 /// Fetches an init, chunk or part.

@@ -48,6 +48,15 @@ struct Live {
     entry: DirectoryEntry,
     revision: u64,
     ended: bool,
+    /// Of the list, when it has parts.
+    position: Option<Position>,
+    last_parts: u32,
+}
+
+impl Live {
+    fn position(&self) -> Position {
+        self.position.unwrap_or(Position::closed(self.revision))
+    }
 }
 
 struct Script {
@@ -156,7 +165,13 @@ impl Origin {
             target_duration_ms: target.as_millis() as u32,
         };
         self.set(|script| {
-            let live = Live { entry: entry.clone(), revision: 0, ended: false };
+            let live = Live {
+                entry: entry.clone(),
+                revision: 0,
+                ended: false,
+                position: None,
+                last_parts: 0,
+            };
             script.broadcasts.entry(id).or_insert(live).entry = entry.clone();
         });
         self.say(watch_response::Response::Change(entry));
@@ -178,6 +193,29 @@ impl Origin {
             script.objects.insert((id, Resource::Init { epoch: 1 }), "init".into());
             if let Some(live) = script.broadcasts.get_mut(&id) {
                 live.revision = revision;
+            }
+        });
+        if self.script.lock().notices {
+            self.say(watch_response::Response::Expire(self.expire(id)));
+        }
+    }
+
+    /// A list whose newest media this is, and that media; a chunk has 5 parts.
+    /// The first part after a chunk comes with the version after its.
+    pub fn move_to(&self, id: BroadcastId, position: Position) {
+        let Position { sequence, part } = position;
+        self.set(|script| {
+            let resource = match part {
+                Some(part) => Resource::Part { epoch: 1, sequence, part },
+                None => Resource::Chunk { epoch: 1, sequence },
+            };
+            script.objects.insert((id, resource), Bytes::from(resource.to_string()));
+            if let Some(live) = script.broadcasts.get_mut(&id) {
+                live.revision += 1;
+                live.position = Some(position);
+                if part.is_none() {
+                    live.last_parts = 5;
+                }
             }
         });
         if self.script.lock().notices {
@@ -218,11 +256,12 @@ impl Origin {
 
     fn expire(&self, id: BroadcastId) -> Expire {
         let script = self.script.lock();
-        let revision = script.broadcasts.get(&id).map_or(0, |live| live.revision);
+        let live = script.broadcasts.get(&id);
+        let revision = live.map_or(0, |live| live.revision);
         Expire {
             broadcast: id.to_string(),
             version: Some(version(revision).into()),
-            position: Some(Position::closed(revision).into()),
+            position: live.map(|live| live.position().into()),
             incarnation: script.incarnation,
         }
     }
@@ -277,6 +316,11 @@ impl Origin {
         self.wait(|script| script.fetches.len() >= count).await;
     }
 
+    /// Waits until this has been fetched.
+    pub async fn seen(&self, wanted: Resource) {
+        self.wait(|script| script.fetches.iter().any(|(_, resource)| *resource == wanted)).await;
+    }
+
     async fn wait(&self, so: impl Fn(&Script) -> bool) {
         let mut changed = self.changed.subscribe();
         let waiting = async {
@@ -300,6 +344,7 @@ impl Origin {
         let end = if live.ended { "#EXT-X-ENDLIST\n" } else { "" };
         let media = format!("#EXTM3U\nrevision {revision}\n1-{revision}.m4s\n{end}");
         let bodies = [
+            (Playlist::MediaDelta, Encoding::Identity, format!("(delta){media}")),
             (Playlist::Media, Encoding::Identity, media.clone()),
             (Playlist::Media, Encoding::Gzip, format!("(gzip){media}")),
             (Playlist::Multivariant, Encoding::Identity, "#EXTM3U\nchunklist.m3u8\n".to_owned()),
@@ -308,7 +353,7 @@ impl Origin {
         let header = Header {
             length: bodies.iter().map(|(.., body)| body.len() as u64).sum(),
             version: Some(version(revision).into()),
-            position: Some(Position::closed(revision).into()),
+            position: Some(live.position.unwrap_or(Position::closed(revision)).into()),
             target_duration_ms: live.entry.target_duration_ms,
             ended: live.ended,
             variants: bodies
@@ -321,6 +366,8 @@ impl Origin {
                 .collect(),
             incarnation: script.incarnation,
             age_ms: 0,
+            part_target_ms: live.position.map_or(0, |_| 210),
+            last_parts: live.last_parts,
         };
         let whole: String = bodies.into_iter().map(|(.., body)| body).collect();
         Ok(answer(header, whole.into()))

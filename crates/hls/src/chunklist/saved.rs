@@ -7,8 +7,13 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use spyglass_media::{MediaTime, Resource, UtcTime, Version};
 
+use super::parts::{PartLine, StoredPart, pieces};
 use super::{Chunklist, Config, Kept, Line, MAX_KEPT, MAX_LISTED, Segment, StoredInit};
 use crate::segmenter::Resume;
+
+/// Versions that may have been listed since the list was saved, part by part:
+/// more than there can be in the longest chunk.
+const UNSAVED: u64 = 4_096;
 
 /// A [`Chunklist`] without its media.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -36,6 +41,16 @@ struct SavedLine {
     discontinuity: bool,
     /// Absent for a GAP.
     bytes: Option<usize>,
+    /// Pieces of the bytes, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    parts: Vec<SavedPart>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct SavedPart {
+    ticks: i64,
+    independent: bool,
+    bytes: usize,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -56,7 +71,7 @@ impl Saved {
 
 impl SavedLine {
     fn new(segment: &Segment) -> Self {
-        let Segment { line, bytes } = segment;
+        let Segment { line, bytes, parts } = segment;
         Self {
             epoch: line.epoch,
             sequence: line.sequence,
@@ -64,6 +79,14 @@ impl SavedLine {
             utc_us: line.program_date_time.micros(),
             discontinuity: line.discontinuity,
             bytes: bytes.as_ref().map(Bytes::len),
+            parts: parts
+                .iter()
+                .map(|part| SavedPart {
+                    ticks: part.line.duration.ticks(),
+                    independent: part.line.independent,
+                    bytes: part.bytes.len(),
+                })
+                .collect(),
         }
     }
 
@@ -84,7 +107,15 @@ impl SavedLine {
             discontinuity: self.discontinuity,
             gap: bytes.is_none(),
         };
-        Some(Segment { line, bytes })
+        let lengths = self.parts.iter().map(|part| part.bytes).collect();
+        let pieces = bytes.as_ref().and_then(|bytes| pieces(bytes, lengths)).unwrap_or_default();
+        let stored = |(part, bytes): (&SavedPart, Bytes)| {
+            let duration = MediaTime::from_ticks(part.ticks.max(1));
+            let line = PartLine { duration, independent: part.independent };
+            StoredPart { line, bytes }
+        };
+        let parts = self.parts.iter().zip(pieces).map(stored).collect();
+        Some(Segment { line, bytes, parts })
     }
 }
 
@@ -159,6 +190,13 @@ impl Chunklist {
             return None;
         }
         list.version = Version { epoch: saved.version_epoch, revision: saved.revision };
+        if config.part_target.is_some() && !saved.ended {
+            // What was listed of the chunk that was being filled is lost, and
+            // edges may hold any version of it.
+            list.torn = true;
+            list.version.epoch = list.version.epoch.max(saved.opened);
+            list.version.revision = saved.revision.saturating_add(UNSAVED);
+        }
         list.next_sequence = saved.next_sequence;
         list.opened = saved.opened;
         list.discontinuity_sequence = saved.discontinuity_sequence;

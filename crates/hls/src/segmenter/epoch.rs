@@ -1,10 +1,11 @@
-//! One epoch: where it stands on the wall clock, the clocks of its tracks, and
-//! the chunk that is being filled.
+//! One epoch: where it stands on the wall clock and the clocks of its tracks.
+//! The chunk that is being filled is [`Open`].
 
 use spyglass_media::{Frame, MediaTime, Track, UtcTime};
 
 use super::input::Timing;
-use crate::cmaf::{Run, Sample};
+use super::open::Open;
+use crate::cmaf::Sample;
 use crate::codec::Aac;
 
 /// Ticks of media time to microseconds and back.
@@ -17,14 +18,6 @@ const SILENT: i64 = MediaTime::PER_SECOND;
 
 /// Frame distances beyond this say nothing about the frame rate.
 const SLOWEST: i64 = 2 * MediaTime::PER_SECOND;
-
-/// A chunk with more than this ends early, whatever its length in time. Far
-/// above 12 s of the fastest publisher that ingest lets through.
-const MAX_BYTES: usize = 64 * 1024 * 1024;
-const MAX_SAMPLES: usize = 20_000;
-
-/// The shortest chunk, 1 ms: an EXTINF must be above zero.
-const SHORTEST: i64 = MediaTime::PER_SECOND / 1000;
 
 pub(super) fn later(time: MediaTime, ticks: i64) -> MediaTime {
     MediaTime::from_ticks(time.ticks().saturating_add(ticks))
@@ -53,19 +46,21 @@ pub(super) struct Epoch {
     pub late: bool,
     /// Told of already.
     pub long_gop: bool,
+    /// moofs written so far.
+    pub fragments: u64,
 }
 
 /// A frame with its place in its track.
 #[derive(Debug)]
 pub(super) struct Placed {
-    track: Track,
+    pub track: Track,
     pub at: MediaTime,
     /// How long it probably lasts, in ticks.
-    step: i64,
+    pub step: i64,
     /// Ticks to expect until the next key frame; for key frames only.
     gop: i64,
     pub key: bool,
-    sample: Sample,
+    pub sample: Sample,
 }
 
 /// Where the open chunk ends.
@@ -74,37 +69,6 @@ pub(super) struct Cut {
     pub at: MediaTime,
     /// Not at a key frame, although there is video that flows.
     pub forced: bool,
-}
-
-/// The chunk that is being filled.
-#[derive(Debug)]
-pub(super) struct Open {
-    pub start: MediaTime,
-    /// Where its last sample probably ends.
-    pub end: MediaTime,
-    video: Vec<Sample>,
-    audio: Vec<Sample>,
-    video_end: u64,
-    audio_end: u64,
-    bytes: usize,
-}
-
-impl Open {
-    /// The first picture is a key frame, or there are no pictures at all.
-    pub fn independent(&self, has_video: bool) -> bool {
-        self.video.first().map_or(!has_video, |sample| sample.key)
-    }
-
-    pub fn runs(&self) -> (Run<'_>, Run<'_>) {
-        (
-            Run { samples: &self.video, end: self.video_end },
-            Run { samples: &self.audio, end: self.audio_end },
-        )
-    }
-
-    fn full(&self) -> bool {
-        self.bytes > MAX_BYTES || self.video.len() + self.audio.len() > MAX_SAMPLES
-    }
 }
 
 impl Epoch {
@@ -127,6 +91,7 @@ impl Epoch {
             open: None,
             late: false,
             long_gop: false,
+            fragments: 0,
         }
     }
 
@@ -161,13 +126,39 @@ impl Epoch {
         }
     }
 
+    /// Video is expected and has not come for long, by the audio's clock.
+    fn silent(&self, open: &Open, next: &Placed) -> bool {
+        let last = self.video.as_ref().map(|video| video.last.unwrap_or(open.start));
+        last.is_some_and(|last| (next.at - last).ticks() > SILENT)
+    }
+
+    /// Whether parts are cut of a chunk that begins now: some frame must come
+    /// within the length of each.
+    fn has_parts(&self, timing: &Timing) -> bool {
+        let often = self.video.as_ref().is_some_and(|video| video.step <= timing.part_most);
+        timing.part > 0 && (self.audio.is_some() || often)
+    }
+
+    /// Whether this frame tells how far the open part has come: a picture, as
+    /// long as pictures come often enough.
+    pub fn paces_parts(&self, next: &Placed, timing: &Timing) -> bool {
+        let Some(open) = self.open.as_ref().filter(|open| open.has_parts) else { return false };
+        let slow = self.video.as_ref().is_none_or(|video| video.step > timing.part_most);
+        match next.track {
+            Track::Video => !slow || self.audio.is_none(),
+            Track::Audio => slow || self.silent(open, next),
+        }
+    }
+
+    /// Samples per second of audio.
+    pub fn audio_rate(&self) -> u64 {
+        self.audio.as_ref().map_or(1, |clock| clock.rate)
+    }
+
     /// Whether the open chunk ends before this frame, and where.
     pub fn cut_before(&self, next: &Placed, timing: &Timing) -> Option<Cut> {
         let open = self.open.as_ref()?;
-        let silent = self
-            .video
-            .as_ref()
-            .is_some_and(|video| (next.at - video.last.unwrap_or(open.start)).ticks() > SILENT);
+        let silent = self.silent(open, next);
         let decides = next.track == Track::Video || !self.has_video() || silent;
         if !decides && !open.full() {
             return None;
@@ -193,42 +184,11 @@ impl Epoch {
         None
     }
 
-    /// Takes the open chunk out, to end at `at`.
-    pub fn close(&mut self, at: MediaTime, next: Option<&Placed>) -> Option<(Open, MediaTime)> {
-        let mut open = self.open.take()?;
-        let at = at.max(later(open.start, SHORTEST));
-        if let Some(next) = next.filter(|next| next.track == Track::Video && next.at == at) {
-            open.video_end = next.sample.dts;
-        }
-        self.end = at;
-        Some((open, at))
-    }
-
     /// Takes a frame into the open chunk, which begins with it if there is none.
-    pub fn push(&mut self, placed: Placed) {
-        let start = self.end;
-        let open = self.open.get_or_insert_with(|| Open {
-            start,
-            end: start,
-            video: Vec::new(),
-            audio: Vec::new(),
-            video_end: 0,
-            audio_end: 0,
-            bytes: 0,
-        });
-        open.bytes += placed.sample.data.len();
-        open.end = open.end.max(later(placed.at, placed.step));
-        match placed.track {
-            Track::Video => {
-                open.video_end = placed.sample.dts.saturating_add(placed.step.unsigned_abs());
-                open.video.push(placed.sample);
-            }
-            Track::Audio => {
-                let length = self.audio.as_ref().map_or(0, |clock| clock.frame);
-                open.audio_end = placed.sample.dts.saturating_add(length);
-                open.audio.push(placed.sample);
-            }
-        }
+    pub fn push(&mut self, placed: Placed, timing: &Timing) {
+        let (start, has_parts) = (self.end, self.has_parts(timing));
+        let length = self.audio.as_ref().map_or(0, |clock| clock.frame);
+        self.open.get_or_insert_with(|| Open::new(start, has_parts)).push(placed, length);
     }
 }
 

@@ -10,6 +10,8 @@ use spyglass_media::{MediaTime, UtcTime};
 pub struct Config {
     /// The length that chunks aim for.
     pub chunk: Duration,
+    /// The length that parts aim for; zero for none.
+    pub part: Duration,
 }
 
 impl Config {
@@ -18,6 +20,14 @@ impl Config {
     pub fn target_duration(&self) -> Duration {
         let up = u64::from(self.chunk.subsec_nanos() > 0);
         Duration::from_secs(self.chunk.as_secs() + up + 1)
+    }
+
+    /// PART-TARGET: a twentieth more than parts aim for, fixed for the
+    /// broadcast's life. Parts of whole frames whose times were rounded to
+    /// milliseconds fit under it. `None` without parts.
+    pub fn part_target(&self) -> Option<Duration> {
+        let target = Duration::from_micros(self.part.as_micros() as u64 * 21 / 20);
+        (!target.is_zero()).then_some(target)
     }
 }
 
@@ -31,10 +41,18 @@ pub(super) struct Timing {
     /// From one listing to the latest next; 1.5 target durations are allowed.
     pub stall: Duration,
     pub target_wall: Duration,
+    /// What a part aims for; 0 for none.
+    pub part: i64,
+    /// No part is longer.
+    pub part_most: i64,
+    /// Only the last part of a chunk is shorter (L2: 85 %).
+    pub part_least: i64,
 }
 
 impl Timing {
     pub fn new(config: Config) -> Self {
+        let part_target = config.part_target().unwrap_or_default();
+        let part_most = (MediaTime::ZERO + part_target).ticks();
         let target_wall = config.target_duration();
         let target = (MediaTime::ZERO + target_wall).ticks();
         Self {
@@ -43,6 +61,9 @@ impl Timing {
             limit: target + MediaTime::PER_SECOND * 49 / 100,
             stall: target_wall.mul_f64(1.35),
             target_wall,
+            part: (MediaTime::ZERO + config.part).ticks(),
+            part_most,
+            part_least: (part_most * 85 + 99) / 100,
         }
     }
 }
@@ -67,6 +88,9 @@ pub struct Tail {
     pub end: UtcTime,
     /// When it was listed.
     pub listed: UtcTime,
+    /// Parts of the chunk behind it may have been listed and are lost: its
+    /// sequence number can only be a GAP's.
+    pub torn: bool,
 }
 
 /// A track's configuration, as the publisher sent it.

@@ -12,6 +12,8 @@ use crate::Error;
 pub enum Output {
     /// An epoch begins; its chunks follow.
     Init(Init),
+    /// A part of the chunk that is being filled is complete.
+    Part(Part),
     /// A chunk is complete: list it.
     Chunk(Chunk),
     /// Media is missing: list that.
@@ -33,6 +35,40 @@ pub struct Init {
     pub resolution: Option<(u32, u32)>,
 }
 
+/// A part of a chunk that is not complete yet, or whose last part this is.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Part {
+    /// The epoch whose init it needs.
+    pub epoch: u32,
+    /// Media sequence number of its chunk.
+    pub sequence: u64,
+    /// Its number in the chunk, from 0.
+    pub part: u32,
+    /// Its length in 90 kHz ticks.
+    pub duration: MediaTime,
+    /// When the start of its chunk was captured.
+    pub program_date_time: UtcTime,
+    /// Its chunk is the first of an epoch that follows another.
+    pub discontinuity: bool,
+    /// It has a key frame, or no video is expected.
+    pub independent: bool,
+    /// moof and mdat.
+    pub bytes: Bytes,
+}
+
+impl fmt::Debug for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Part")
+            .field("epoch", &self.epoch)
+            .field("sequence", &self.sequence)
+            .field("part", &self.part)
+            .field("duration", &self.duration)
+            .field("independent", &self.independent)
+            .field("bytes", &self.bytes.len())
+            .finish_non_exhaustive()
+    }
+}
+
 /// A complete chunk.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Chunk {
@@ -52,7 +88,8 @@ pub struct Chunk {
     pub discontinuity: bool,
     /// A player can begin here.
     pub independent: bool,
-    /// moof and mdat, one contiguous buffer.
+    /// One contiguous buffer: its parts joined, each of them moof and mdat; one
+    /// of each when there are no parts.
     pub bytes: Bytes,
 }
 

@@ -1,11 +1,14 @@
 //! An independent judge of chunklists. It knows the rules P1 to P13 and what it
-//! saw before; of our code it uses nothing, and it reads with m3u8-rs.
+//! saw before; of our code it uses nothing, and it reads with m3u8-rs. Parts are
+//! judged in `parts.rs`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use bytes::Bytes;
 use m3u8_rs::{MediaPlaylist, MediaSegment};
+
+use super::parts::PartJudge;
 
 /// Missing time that may go without a GAP, in milliseconds.
 const HOLE: i64 = 100;
@@ -47,16 +50,25 @@ pub struct Judge {
     /// Seconds that the next version may be later than P4 says: a restarted
     /// process first hears what others hold.
     hearing: f64,
+    pub parts: PartJudge,
 }
 
 impl Judge {
-    /// The process that makes the list has been started again.
-    pub fn restarted(&mut self) {
-        self.hearing = 1.5;
+    /// The process that makes the list has been started again, after a while.
+    pub fn restarted(&mut self, away: Duration) {
+        self.hearing = 1.5 + away.as_secs_f64();
+        self.parts.restarted();
     }
 
-    /// A version that appeared at `now`; `get` fetches by URI.
-    pub fn see(&mut self, now: Duration, text: &str, get: impl Fn(&str) -> Option<Bytes>) {
+    /// A version that appeared at `now`, with its delta update; `get` fetches by
+    /// URI.
+    pub fn see(
+        &mut self,
+        now: Duration,
+        text: &str,
+        delta: Option<&str>,
+        get: impl Fn(&str) -> Option<Bytes>,
+    ) {
         self.versions += 1;
         let list = m3u8_rs::parse_media_playlist_res(text.as_bytes()).expect("a playlist");
         let case = Case { now, text };
@@ -77,8 +89,12 @@ impl Judge {
         let total: f64 = list.segments.iter().map(|segment| f64::from(segment.duration)).sum();
         self.longest = self.longest.max(total);
 
-        self.compare(now, &list, total, &case);
+        let news = self.parts.is_news(text);
+        self.compare(now, &list, total, news, &case);
         self.segments(now, &list, &get, &case);
+        if let Err(rule) = self.parts.see(now, text, delta, &get) {
+            case.fail(rule);
+        }
         for (sequence, until) in &self.promised {
             let seen = &self.seen[sequence];
             if now < *until && get(&seen.segment.uri) != seen.bytes {
@@ -89,7 +105,14 @@ impl Judge {
     }
 
     /// What changed since the version before.
-    fn compare(&mut self, now: Duration, list: &MediaPlaylist, total: f64, case: &Case<'_>) {
+    fn compare(
+        &mut self,
+        now: Duration,
+        list: &MediaPlaylist,
+        total: f64,
+        news: bool,
+        case: &Case<'_>,
+    ) {
         let target = list.target_duration as f64;
         let Some(last) = self.last.take() else {
             self.changed = now;
@@ -113,7 +136,7 @@ impl Judge {
             }
             self.hearing = 0.0;
             self.changed = now;
-        } else if !list.end_list {
+        } else if !list.end_list && !news {
             case.fail("P3: a version without news");
         }
         if removed > 0 && total < 3.0 * target - 0.001 {

@@ -4,16 +4,17 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 pub mod judge;
+pub mod parts;
 
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use shiguredo_mp4::Decode as _;
-use shiguredo_mp4::boxes::{MoofBox, TrafBox};
+use shiguredo_mp4::boxes::{MdatBox, MoofBox, TrafBox};
 use spyglass_hls::chunklist::{self, Chunklist, Saved};
 use spyglass_hls::playlist;
 use spyglass_hls::segmenter::{
-    Chunk, Codec, Config, Gap, Init, Output, Resume, Segmenter, Warning,
+    Chunk, Codec, Config, Gap, Init, Output, Part, Resume, Segmenter, Warning,
 };
 use spyglass_media::{Frame, MediaTime, Resource, UtcTime};
 use spyglass_testkit::gop::{self, Encoder, Video};
@@ -29,19 +30,23 @@ pub struct Broadcast {
     pub judge: Judge,
     pub outputs: Vec<Output>,
     config: Config,
+    list_config: chunklist::Config,
     base: Instant,
     now: Duration,
 }
 
 impl Broadcast {
+    /// Chunks of this length and parts of 0.2 s.
     pub fn new(chunk: Duration) -> Self {
-        let config = Config { chunk };
+        Self::of(Config { chunk, part: Duration::from_millis(200) }, 6)
+    }
+
+    pub fn of(config: Config, window: usize) -> Self {
+        let list_config = chunklist::Config { window, ..chunklist::Config::of(&config) };
         Self {
             segmenter: Segmenter::new(config, Default::default()),
-            list: Chunklist::new(
-                chunklist::Config::new(config.target_duration()),
-                &Resume::default(),
-            ),
+            list: Chunklist::new(list_config, &Resume::default()),
+            list_config,
             judge: Judge::default(),
             outputs: Vec::new(),
             config,
@@ -127,15 +132,17 @@ impl Broadcast {
     pub fn restart(&mut self, away: Duration) {
         let saved: Saved =
             serde_json::from_str(&serde_json::to_string(&self.list.save()).unwrap()).unwrap();
-        let config = chunklist::Config::new(self.config.target_duration());
-        let before = (self.list.version(), self.list.position(), self.text());
-        let list = Chunklist::restore(config, saved, |resource| self.list.get(resource)).unwrap();
+        let (version, position) = (self.list.version(), self.list.position());
+        let list = Chunklist::restore(self.list_config, saved, |it| self.list.get(it)).unwrap();
+        let lines = |list: &Chunklist| list.snapshot().lines;
+        assert_eq!(lines(&list), lines(&self.list));
+        assert!(list.covers(version, position), "more was listed than can be known");
+        assert!(list.version() >= version);
         self.list = list;
-        assert_eq!((self.list.version(), self.list.position(), self.text()), before);
         self.segmenter = Segmenter::new(self.config, self.list.resume());
         self.now += away;
         self.segmenter.on_restart(self.instant(), BEGIN + self.now);
-        self.judge.restarted();
+        self.judge.restarted(away);
     }
 
     fn carry_out(&mut self, outputs: Vec<Output>) {
@@ -157,13 +164,26 @@ impl Broadcast {
     }
 
     fn show(&mut self) {
+        if self.list.position().is_none() {
+            return;
+        }
         let text = self.text();
-        self.judge.see(self.now, &text, |uri| self.list.get(Resource::parse(uri)?));
+        let delta = playlist::delta(&self.list.snapshot());
+        self.judge
+            .see(self.now, &text, delta.as_deref(), |uri| self.list.get(Resource::parse(uri)?));
     }
 
     pub fn chunks(&self) -> Vec<&Chunk> {
         let found = self.outputs.iter().filter_map(|output| match output {
             Output::Chunk(found) => Some(found),
+            _ => None,
+        });
+        found.collect()
+    }
+
+    pub fn parts(&self) -> Vec<&Part> {
+        let found = self.outputs.iter().filter_map(|output| match output {
+            Output::Part(found) => Some(found),
             _ => None,
         });
         found.collect()
@@ -204,13 +224,24 @@ pub fn seconds(count: f64) -> Duration {
     Duration::from_secs_f64(count)
 }
 
-/// Samples of a track in a chunk: start and durations, in the track's scale.
+/// Samples of a track in a chunk: start and durations, in the track's scale. Its
+/// parts must follow one another without a seam.
 pub fn samples(chunk: &Chunk, track: u32) -> Option<(u64, Vec<u32>)> {
-    let (moof, _) = MoofBox::decode(&chunk.bytes).unwrap();
-    let of_track = |traf: &&TrafBox| traf.tfhd_box.track_id == track;
-    let traf = moof.traf_boxes.iter().find(of_track)?;
-    let default = traf.tfhd_box.default_sample_duration;
-    let start = traf.tfdt_box.as_ref().unwrap().base_media_decode_time;
-    let samples = &traf.trun_boxes[0].samples;
-    Some((start, samples.iter().map(|sample| sample.duration.or(default).unwrap()).collect()))
+    let mut found: Option<(u64, Vec<u32>)> = None;
+    let mut rest = &chunk.bytes[..];
+    while !rest.is_empty() {
+        let (moof, length) = MoofBox::decode(rest).unwrap();
+        let (_, body) = MdatBox::decode(&rest[length..]).unwrap();
+        rest = &rest[length + body..];
+        let of_track = |traf: &&TrafBox| traf.tfhd_box.track_id == track;
+        let Some(traf) = moof.traf_boxes.iter().find(of_track) else { continue };
+        let default = traf.tfhd_box.default_sample_duration;
+        let start = traf.tfdt_box.as_ref().unwrap().base_media_decode_time;
+        let samples = &traf.trun_boxes[0].samples;
+        let each = samples.iter().map(|sample| sample.duration.or(default).unwrap());
+        let (begin, all) = found.get_or_insert((start, Vec::new()));
+        assert_eq!(*begin + all.iter().map(|each| u64::from(*each)).sum::<u64>(), start);
+        all.extend(each);
+    }
+    found
 }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use spyglass_daemon::now_utc;
 use spyglass_hls::chunklist::{self, Chunklist};
-use spyglass_hls::playlist;
+use spyglass_hls::playlist::{self, Rendered};
 use spyglass_hls::segmenter::{self, Codec, Output, Resume, Segmenter};
 use spyglass_media::{
     BroadcastId, Frame, MediaTime, Position, Resource, Track, UtcTime, Version, ViewerId,
@@ -111,9 +111,8 @@ impl Task {
         if let Some(restored) = setup.restored {
             last = restored.last;
             floor = restored.floor;
-            if let (Some(chunklist), Some(chunk)) = (restored.chunklist, setup.record.chunk) {
+            if let (Some(chunklist), Some(config)) = (restored.chunklist, setup.record.cut()) {
                 if !chunklist.ended() {
-                    let config = segmenter::Config { chunk };
                     let mut resumed = Segmenter::new(config, chunklist.resume());
                     resumed.on_restart(now(), now_utc());
                     segmenter = Some(resumed);
@@ -267,18 +266,25 @@ impl Task {
 
     fn open_media(&mut self, grant: &PublishGrant) {
         let chunk = Duration::from_millis(grant.chunk_ms.into()).clamp(CHUNK_MIN, CHUNK_MAX);
+        let part = match grant.part_ms {
+            0 => Duration::ZERO,
+            millis => Duration::from_millis(millis.into()).clamp(PART_MIN, PART_MAX),
+        };
         {
             let mut record = self.record.lock();
             record.private = grant.private;
             record.named = true;
-            record.chunk.get_or_insert(chunk);
+            if record.chunk.is_none() {
+                record.chunk = Some(chunk);
+                record.part = part;
+            }
         }
         if self.segmenter.is_none() {
             let floor = self.registry.floor(grant);
             self.floor.epoch = self.floor.epoch.max(floor.epoch);
             self.floor.next_sequence = self.floor.next_sequence.max(floor.next_sequence);
-            let config = segmenter::Config { chunk };
-            let chunklist = chunklist::Config::new(config.target_duration());
+            let config = segmenter::Config { chunk, part };
+            let chunklist = chunklist::Config::of(&config);
             *self.objects.lock() = Some(Chunklist::new(chunklist, &self.floor));
             self.segmenter = Some(Segmenter::new(config, self.floor));
         }
@@ -386,6 +392,9 @@ impl Task {
         let now = now();
         let mut new = Vec::new();
         let mut changed = false;
+        // Parts change the list and are not worth a page of the journal: what
+        // is lost of a chunk is lost with it.
+        let mut lasting = false;
         {
             let mut objects = self.objects.lock();
             let Some(chunklist) = objects.as_mut() else { return };
@@ -399,6 +408,7 @@ impl Task {
                         let (epoch, sequence) = (chunk.epoch, chunk.sequence);
                         new.push((Resource::Chunk { epoch, sequence }, chunk.bytes.clone()));
                     }
+                    Output::Part(_) => {}
                     Output::Gap(gap) => {
                         debug!(broadcast = %self.id, sequence = gap.sequence, "no media: GAP listed");
                     }
@@ -409,41 +419,46 @@ impl Task {
                 if matches!(output, Output::Chunk(_)) {
                     self.registry.metrics.chunk(self.id, self.record.lock().private);
                 }
+                lasting |= !matches!(output, Output::Part(_) | Output::Warning(_));
                 changed |= chunklist.on_output(now, output);
             }
             chunklist.expire(now);
         }
-        if changed || !new.is_empty() {
-            self.publish_list(&new);
+        if changed || lasting {
+            self.show_list();
+        }
+        if lasting {
+            self.save(&new);
         }
     }
 
-    /// Renders the list as it is now, shows it to readers, tells the edges,
-    /// and hands it to the journal: in this order.
+    /// Shows the list, and hands it to the journal.
     fn publish_list(&mut self, new: &[(Resource, Bytes)]) {
-        let objects = self.objects.lock();
-        if let Some(chunklist) = objects.as_ref()
-            && let Some(position) = chunklist.position()
-        {
-            let snapshot = chunklist.snapshot();
-            let (version, ended) = (chunklist.version(), chunklist.ended());
-            let target_duration = chunklist.target_duration();
-            drop(objects);
-            let rendered = playlist::render(&snapshot);
-            let made = now();
-            self.list.send_replace(Some(Arc::new(List {
-                version,
-                position,
-                rendered,
-                target_duration,
-                ended,
-                made,
-            })));
-            self.registry.expire(self.id);
-        } else {
-            drop(objects);
-        }
+        self.show_list();
         self.save(new);
+    }
+
+    /// Renders the list as it is now, shows it to readers, and tells the edges:
+    /// in this order.
+    fn show_list(&mut self) {
+        let objects = self.objects.lock();
+        let Some(chunklist) = objects.as_ref() else { return };
+        let Some(position) = chunklist.position() else { return };
+        let snapshot = chunklist.snapshot();
+        let mut list = List {
+            version: chunklist.version(),
+            position,
+            last_parts: chunklist.last_parts(),
+            part_target: chunklist.part_target(),
+            rendered: Rendered { variants: Vec::new() },
+            target_duration: chunklist.target_duration(),
+            ended: chunklist.ended(),
+            made: now(),
+        };
+        drop(objects);
+        list.rendered = playlist::render(&snapshot);
+        self.list.send_replace(Some(Arc::new(list)));
+        self.registry.expire(self.id);
     }
 
     fn save(&self, new: &[(Resource, Bytes)]) {
@@ -573,11 +588,9 @@ impl Task {
     /// again for other bytes, so the list starts anew beyond it.
     fn on_held(&mut self, version: Version, position: Option<Position>) {
         let unpublished = self.life.publisher().is_none() && self.life.phase() != Phase::Ended;
-        let ours = self.objects.lock().as_ref().map(|list| (list.version(), list.position()));
-        let newer = match ours {
-            Some((held, at)) => version > held || position > at,
-            None => true,
-        };
+        let objects = self.objects.lock();
+        let newer = objects.as_ref().is_none_or(|list| !list.covers(version, position));
+        drop(objects);
         if !unpublished || !newer {
             return;
         }
@@ -593,3 +606,5 @@ impl Task {
 
 const CHUNK_MIN: Duration = Duration::from_secs(1);
 const CHUNK_MAX: Duration = Duration::from_secs(10);
+const PART_MIN: Duration = Duration::from_millis(100);
+const PART_MAX: Duration = Duration::from_secs(1);

@@ -7,9 +7,17 @@ use proptest::prelude::*;
 enum Op {
     Pass(u64),
     Arrive,
+    /// Somebody who waits for a chunk that far behind or ahead.
+    Await(u64),
     Leave(usize),
-    Expire { revision: u64, behind: u64 },
-    Fill { revision: u64, behind: u64 },
+    Expire {
+        revision: u64,
+        behind: u64,
+    },
+    Fill {
+        revision: u64,
+        behind: u64,
+    },
     FillOld(u64),
     Fail,
     Watch(bool),
@@ -22,6 +30,7 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         4 => (0u64..3_000).prop_map(Op::Pass),
         4 => Just(Op::Arrive),
+        4 => (0u64..6).prop_map(Op::Await),
         1 => (0usize..8).prop_map(Op::Leave),
         3 => (1u64..30, 0u64..3).prop_map(|(revision, behind)| Op::Expire { revision, behind }),
         4 => (1u64..30, 0u64..2).prop_map(|(revision, behind)| Op::Fill { revision, behind }),
@@ -42,12 +51,12 @@ struct World {
     told: u64,
     running: Option<Fetch>,
     dead: Vec<FetchId>,
-    waiters: Vec<(Instant, Instant)>,
+    waiters: Vec<(Asked, Instant)>,
     newest_served: u64,
 }
 
 impl World {
-    fn poll(&mut self, asked: Instant) -> Result<Option<Instant>, TestCaseError> {
+    fn poll(&mut self, asked: Asked) -> Result<Option<Instant>, TestCaseError> {
         let polled = self.slot.on_poll(self.now, asked);
         if let Some(fetch) = polled.fetch {
             if let Some(other) = self.running.replace(fetch) {
@@ -59,17 +68,33 @@ impl World {
         match polled.poll {
             Poll::Serve { list, .. } => {
                 prop_assert!(list >= self.newest_served, "time went backwards");
-                prop_assert!(list >= self.told, "known to be old");
+                // A process that is gone told of what this one may not have.
+                let told = asked.least.map_or(0, |least| least.revision).min(self.told);
+                prop_assert!(list >= told, "known to be old when it was asked for");
+                let awaited = asked.awaits.map_or(0, |awaits| awaits.sequence);
+                prop_assert!(list >= awaited, "not what was waited for");
                 self.newest_served = list;
                 Ok(None)
             }
             Poll::Wait { until, .. } => {
                 prop_assert!(until > self.now, "a wait that ends before it begins");
-                prop_assert!(until <= asked + ms(8_000), "waits too long");
+                prop_assert!(until <= asked.at + ms(9_000), "waits too long");
                 Ok(Some(until))
             }
             Poll::GiveUp { .. } => {
-                prop_assert!(self.now >= asked + ms(1_000), "gave up early");
+                prop_assert!(self.now >= asked.at + ms(1_000), "gave up early");
+                Ok(None)
+            }
+            Poll::TooFar => {
+                let held = self.slot.held().and_then(|held| held.position);
+                let listed = held.map_or(0, |position| position.sequence);
+                let awaited = asked.awaits.map(|awaits| awaits.sequence);
+                prop_assert!(awaited > Some(listed + 2), "refused although it is near");
+                Ok(None)
+            }
+            Poll::Late => {
+                prop_assert!(asked.awaits.is_some());
+                prop_assert!(self.now >= asked.at + ms(8_000), "too early to be late");
                 Ok(None)
             }
         }
@@ -109,8 +134,16 @@ impl World {
                 false
             }
             Op::Arrive => {
-                let until = self.poll(self.now)?;
-                self.waiters.extend(until.map(|until| (self.now, until)));
+                let asked = self.slot.ask(self.now, None);
+                let until = self.poll(asked)?;
+                self.waiters.extend(until.map(|until| (asked, until)));
+                false
+            }
+            Op::Await(ahead) => {
+                let sequence = (self.newest_served + ahead).saturating_sub(2);
+                let asked = self.slot.ask(self.now, Some(Awaited { sequence, part: None }));
+                let until = self.poll(asked)?;
+                self.waiters.extend(until.map(|until| (asked, until)));
                 false
             }
             Op::Leave(who) => {
@@ -124,7 +157,20 @@ impl World {
                 if behind == 0 {
                     self.told = self.told.max(revision);
                 }
-                self.slot.on_expire(v(revision), None, incarnation)
+                let position = Some(Position::closed(revision));
+                let wake = self.slot.on_expire(v(revision), position, incarnation);
+                // As the driver does while somebody waits.
+                if !self.waiters.is_empty()
+                    && let Some(fetch) = self.slot.on_demand(self.now)
+                {
+                    if let Some(other) = self.running.replace(fetch) {
+                        prop_assert!(other.until <= self.now, "two fetches under way");
+                        self.dead.push(other.id);
+                    }
+                    false
+                } else {
+                    wake
+                }
             }
             Op::Fill { revision, behind } => {
                 let Some(fetch) = self.running.take() else { return Ok(()) };
@@ -187,13 +233,13 @@ proptest! {
             world.apply(op)?;
         }
         // Whatever happened: within the longest wait everyone has an answer.
-        let end = world.now + ms(8_000);
+        let end = world.now + ms(9_000);
         world.pass(end)?;
         prop_assert!(world.waiters.is_empty(), "somebody waits for ever");
         // And once a hung fetch is over and the origin answers again, the
         // next poll is served.
         world.apply(Op::Begin(true))?;
-        let at = world.now + ms(8_000) + Limits::default().retry_max;
+        let at = world.now + ms(9_000) + Limits::default().retry_max;
         world.pass(at)?;
         let newest = world.told.max(world.newest_served).max(40);
         world.apply(Op::Arrive)?;

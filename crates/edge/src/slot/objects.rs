@@ -1,0 +1,62 @@
+//! What a slot knows of the objects that its list names, without reading it:
+//! whether one can exist, and which part comes next.
+
+use std::time::Duration;
+
+use spyglass_media::{Position, Resource};
+
+use super::{Slot, awaited};
+
+/// A chunk further behind the newest one is kept by no origin.
+pub(super) const KEPT: u64 = 1_024;
+
+impl<L: Clone> Slot<L> {
+    /// Whether this object can exist by what is known; `None` while nothing is.
+    pub fn may_exist(&self, resource: Resource) -> Option<bool> {
+        let held = self.held();
+        let listed = self.listed()?;
+        let epoch_known = self.epoch();
+        Some(match resource {
+            Resource::Index | Resource::Chunklist => true,
+            Resource::Init { epoch } => epoch <= epoch_known,
+            Resource::Chunk { epoch, sequence } => {
+                let kept = sequence.saturating_add(KEPT) >= listed.sequence;
+                epoch <= epoch_known && kept && Position::closed(sequence) <= listed
+            }
+            Resource::Part { epoch, sequence, part } => {
+                let kept = sequence.saturating_add(KEPT) >= listed.sequence;
+                let at = Position { sequence, part: Some(part) };
+                let most = held.map_or(0, |held| awaited::most_parts(&held));
+                epoch <= epoch_known && kept && part < most && at <= listed
+            }
+        })
+    }
+
+    /// Whether this is the part that comes next: it may be asked for early.
+    pub fn is_hinted(&self, resource: Resource) -> bool {
+        let Resource::Part { epoch, sequence, part } = resource else { return false };
+        let Some(held) = self.held().filter(|held| !held.ended && held.part_target.is_some())
+        else {
+            return false;
+        };
+        let next = self.listed().map(|listed| match listed.part {
+            Some(part) => (listed.sequence, part.saturating_add(1)),
+            None => (listed.sequence.saturating_add(1), 0),
+        });
+        epoch == self.epoch() && next == Some((sequence, part)) && part < awaited::most_parts(&held)
+    }
+
+    /// How long a request for a hinted part may wait.
+    pub fn longest_wait(&self) -> Duration {
+        self.target().map_or(awaited::LONGEST, awaited::longest)
+    }
+
+    /// The newest media that is known to exist.
+    fn listed(&self) -> Option<Position> {
+        self.held().and_then(|held| held.position).max(self.noticed)
+    }
+
+    fn epoch(&self) -> u32 {
+        self.held().map_or(self.wanted, |held| held.version.max(self.wanted)).epoch
+    }
+}
