@@ -9,6 +9,8 @@
 mod asks;
 mod fill;
 
+pub use asks::Found;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

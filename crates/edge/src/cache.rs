@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use spyglass_media::{BroadcastId, Resource};
 use tokio::sync::watch;
 
+use crate::filling::Filling;
 use crate::outcome::CacheStatus;
 use crate::refusal::Refusal;
 use crate::respond::Object;
@@ -54,7 +55,30 @@ impl Stored {
     }
 }
 
-type Flight = watch::Receiver<Option<Outcome>>;
+/// How far a fill is.
+#[derive(Clone, Debug)]
+pub enum Flying {
+    /// Nothing is known yet.
+    Begun,
+    /// This much has come, and more will.
+    Filling(Arc<Filling>),
+    /// It has ended.
+    Landed(Outcome),
+}
+
+/// Where a fill says how far it is.
+pub type Announce = Arc<watch::Sender<Flying>>;
+
+type Flight = watch::Receiver<Flying>;
+
+/// What a caller gets of a fill.
+#[derive(Clone, Debug)]
+pub enum Filled {
+    /// The end of it.
+    Landed(Outcome),
+    /// What comes.
+    Filling(Arc<Filling>),
+}
 
 /// The objects of all broadcasts.
 #[derive(Debug)]
@@ -90,25 +114,37 @@ impl Objects {
     }
 
     /// What `fill` brings, or what the fill brings that is under way already.
-    /// The fill goes on when the caller leaves.
+    /// The fill goes on when the caller leaves. With `early`, as soon as it can
+    /// be passed on.
     pub async fn fill<F>(
         self: &Arc<Self>,
         key: Key,
-        fill: F,
-    ) -> Result<(Outcome, CacheStatus), Refusal>
+        early: bool,
+        fill: impl FnOnce(Announce) -> F,
+    ) -> Result<(Filled, CacheStatus), Refusal>
     where
         F: Future<Output = Outcome> + Send + 'static,
     {
         let (mut flight, collapsed) = self.join(key, fill)?;
-        let outcome = match flight.wait_for(Option::is_some).await {
-            Ok(outcome) => outcome.clone().unwrap_or(Outcome::Failed),
-            // The fill's task panicked.
-            Err(_) => Outcome::Failed,
+        let enough = |flying: &Flying| match flying {
+            Flying::Begun => false,
+            Flying::Filling(_) => early,
+            Flying::Landed(_) => true,
         };
-        Ok((outcome, CacheStatus::forwarded(false, collapsed)))
+        let filled = match flight.wait_for(enough).await.as_deref() {
+            Ok(Flying::Landed(outcome)) => Filled::Landed(outcome.clone()),
+            Ok(Flying::Filling(filling)) => Filled::Filling(Arc::clone(filling)),
+            // The fill's task panicked.
+            Ok(Flying::Begun) | Err(_) => Filled::Landed(Outcome::Failed),
+        };
+        Ok((filled, CacheStatus::forwarded(false, collapsed)))
     }
 
-    fn join<F>(self: &Arc<Self>, key: Key, fill: F) -> Result<(Flight, bool), Refusal>
+    fn join<F>(
+        self: &Arc<Self>,
+        key: Key,
+        fill: impl FnOnce(Announce) -> F,
+    ) -> Result<(Flight, bool), Refusal>
     where
         F: Future<Output = Outcome> + Send + 'static,
     {
@@ -119,9 +155,11 @@ impl Objects {
         if flights.len() >= self.most_flights {
             return Err(Refusal::Busy);
         }
-        let (landed, flight) = watch::channel(None);
+        let (flying, flight) = watch::channel(Flying::Begun);
         flights.insert(key, flight.clone());
         drop(flights);
+        let flying = Arc::new(flying);
+        let fill = fill(Arc::clone(&flying));
         let end = End { objects: Arc::clone(self), key };
         tokio::spawn(async move {
             let objects = Arc::clone(&end.objects);
@@ -145,7 +183,7 @@ impl Objects {
                 }
             };
             drop(end);
-            landed.send_replace(Some(outcome));
+            flying.send_replace(Flying::Landed(outcome));
         });
         Ok((flight, false))
     }
@@ -193,12 +231,12 @@ mod tests {
         let ask = || {
             let (objects, fills, gate) = (objects.clone(), fills.clone(), gate.clone());
             tokio::spawn(async move {
-                let fill = async move {
+                let fill = |_| async move {
                     fills.fetch_add(1, Ordering::SeqCst);
                     gate.notified().await;
                     found(10)
                 };
-                objects.fill(key(1), fill).await
+                objects.fill(key(1), false, fill).await
             })
         };
         let first = ask();
@@ -212,7 +250,7 @@ mod tests {
         gate.notify_one();
         for other in others {
             let (outcome, status) = other.await.unwrap().unwrap();
-            assert!(matches!(outcome, Outcome::Found(_)));
+            assert!(matches!(outcome, Filled::Landed(Outcome::Found(_))));
             assert_eq!(status, CacheStatus::MissCollapsed);
         }
         assert_eq!(fills.load(Ordering::SeqCst), 1);
@@ -222,15 +260,21 @@ mod tests {
     #[tokio::test]
     async fn a_fill_that_panics_or_fails_leaves_nothing_behind() {
         let objects = objects();
-        let panicking = async { panic!("in a test") };
-        assert!(matches!(objects.fill(key(1), panicking).await, Ok((Outcome::Failed, _))));
-        let failing = async { Outcome::Failed };
-        assert!(matches!(objects.fill(key(1), failing).await, Ok((Outcome::Failed, _))));
-        assert!(objects.flights.lock().is_empty());
-        let fill = async { found(3) };
+        let panicking = |_| async { panic!("in a test") };
         assert!(matches!(
-            objects.fill(key(1), fill).await,
-            Ok((Outcome::Found(_), CacheStatus::Miss))
+            objects.fill(key(1), false, panicking).await,
+            Ok((Filled::Landed(Outcome::Failed), _))
+        ));
+        let failing = |_| async { Outcome::Failed };
+        assert!(matches!(
+            objects.fill(key(1), false, failing).await,
+            Ok((Filled::Landed(Outcome::Failed), _))
+        ));
+        assert!(objects.flights.lock().is_empty());
+        let fill = |_| async { found(3) };
+        assert!(matches!(
+            objects.fill(key(1), false, fill).await,
+            Ok((Filled::Landed(Outcome::Found(_)), CacheStatus::Miss))
         ));
     }
 
@@ -238,7 +282,7 @@ mod tests {
     async fn what_does_not_exist_is_believed_for_a_while() {
         let objects = objects();
         let now = tokio::time::Instant::now().into_std();
-        let _ = objects.fill(key(1), async { Outcome::Missing }).await;
+        let _ = objects.fill(key(1), false, |_| async { Outcome::Missing }).await;
         assert!(matches!(objects.get(key(1), now).await, Some(Outcome::Missing)));
         assert!(objects.get(key(1), now + Duration::from_secs(60)).await.is_none());
     }
@@ -247,9 +291,9 @@ mod tests {
     async fn so_many_fills_and_no_more() {
         let objects = objects();
         let hung: Vec<_> = (1..=2)
-            .map(|sequence| objects.join(key(sequence), std::future::pending()).unwrap())
+            .map(|sequence| objects.join(key(sequence), |_| std::future::pending()).unwrap())
             .collect();
-        let third = objects.fill(key(3), async { found(1) }).await;
+        let third = objects.fill(key(3), false, |_| async { found(1) }).await;
         assert!(matches!(third, Err(Refusal::Busy)));
         drop(hung);
     }
@@ -258,7 +302,7 @@ mod tests {
     async fn new_objects_push_out_old_ones() {
         let objects = Arc::new(Objects::new(10 * (1_000 + OVERHEAD as u64), 100, Duration::ZERO));
         for sequence in 0..100 {
-            let _ = objects.fill(key(sequence), async { found(1_000) }).await;
+            let _ = objects.fill(key(sequence), false, |_| async { found(1_000) }).await;
             objects.stored.run_pending_tasks().await;
         }
         assert!(objects.stored.weighted_size() <= 10 * (1_000 + OVERHEAD as u64));

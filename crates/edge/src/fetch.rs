@@ -84,6 +84,23 @@ impl From<Status> for Failure {
     }
 }
 
+/// Sees an object while it comes.
+pub trait Passing: Send {
+    /// So many bytes are announced; an error ends the fetch.
+    fn on_header(&mut self, header: &Header, length: usize) -> Result<(), Failure>;
+    /// These of them have come, the first of them `at` this offset.
+    fn on_slice(&mut self, at: usize, slice: &Bytes);
+}
+
+/// Looks away.
+impl Passing for () {
+    fn on_header(&mut self, _: &Header, _: usize) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn on_slice(&mut self, _: usize, _: &Bytes) {}
+}
+
 /// An upstream to fetch from; clones share the channel.
 #[derive(Clone, Debug)]
 pub struct Fetcher {
@@ -105,19 +122,23 @@ impl Fetcher {
         least: Version,
         deadline: Instant,
     ) -> Result<(Meta, Lists), Failure> {
-        let fetched = self.fetch(broadcast, Resource::Chunklist, Some(least), MAX_LIST, deadline);
+        let passing = &mut ();
+        let fetched =
+            self.fetch(broadcast, Resource::Chunklist, Some(least), MAX_LIST, deadline, passing);
         let (header, body) = fetched.await?;
         read_lists(&header, &body)
     }
 
-    /// An init, chunk or part.
+    /// An init, chunk or part. `passing` sees it come.
     pub async fn object(
         &self,
         broadcast: BroadcastId,
         resource: Resource,
         deadline: Instant,
+        passing: &mut impl Passing,
     ) -> Result<Bytes, Failure> {
-        let fetched = self.fetch(broadcast, resource, None, self.largest, deadline).await?;
+        let largest = self.largest;
+        let fetched = self.fetch(broadcast, resource, None, largest, deadline, passing).await?;
         Ok(fetched.1)
     }
 
@@ -128,6 +149,7 @@ impl Fetcher {
         least: Option<Version>,
         largest: u64,
         deadline: Instant,
+        passing: &mut impl Passing,
     ) -> Result<(Header, Bytes), Failure> {
         let mut client = self.client.clone();
         let mut request = Request::new(FetchRequest {
@@ -140,7 +162,7 @@ impl Fetcher {
         request.set_timeout(deadline.saturating_duration_since(now));
         let call = async {
             let mut stream = client.fetch(request).await?.into_inner();
-            receive(&mut stream, largest).await
+            receive(&mut stream, largest, passing).await
         };
         let outcome = tokio::time::timeout_at(deadline.into(), call).await;
         outcome.unwrap_or(Err(Failure::Deadline))
@@ -151,6 +173,7 @@ impl Fetcher {
 async fn receive(
     stream: &mut Streaming<upstream::FetchResponse>,
     largest: u64,
+    passing: &mut impl Passing,
 ) -> Result<(Header, Bytes), Failure> {
     let first = stream.message().await?.and_then(|message| message.response);
     let Some(fetch_response::Response::Header(header)) = first else {
@@ -160,6 +183,7 @@ async fn receive(
         return Err(Failure::Rubbish("too large"));
     }
     let length = usize::try_from(header.length).map_err(|_| Failure::Rubbish("too large"))?;
+    passing.on_header(&header, length)?;
     let mut missing = length;
     let mut body = BytesMut::new();
     let mut whole = None;
@@ -170,6 +194,7 @@ async fn receive(
         if slice.len() > MAX_SLICE || slice.len() > missing {
             return Err(Failure::Rubbish("more than announced"));
         }
+        passing.on_slice(length - missing, &slice);
         missing -= slice.len();
         if slice.len() == length {
             // Small enough for one slice: its memory is good as it is.

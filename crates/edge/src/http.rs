@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
 use http_body::Body as _;
-use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -30,7 +29,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
-use crate::broadcasts::{Broadcasts, Refused};
+use crate::broadcasts::{Broadcasts, Found, Refused};
 use crate::connections::{Connection, Connections, Shown};
 use crate::gate::{Gate, Place};
 use crate::metrics::Metrics;
@@ -131,7 +130,7 @@ impl Handler {
             }
             Ok(Route::Other) => {
                 return match self.admin.respond(path, self.metrics_allowed) {
-                    Some(response) => response.map(Full::new),
+                    Some(response) => response.map(Body::from),
                     None => refuse(Refusal::NotFound),
                 };
             }
@@ -163,10 +162,17 @@ impl Handler {
         let found = match object.resource {
             Resource::Index | Resource::Chunklist => self.list(object, asked).await,
             resource => {
-                let found = self.broadcasts.object(object.broadcast, resource, asked.private).await;
-                found.map(|(found, status)| {
-                    let age = now().saturating_duration_since(found.arrived);
-                    (self.responder.found(&found.answer, status, age, asked), status)
+                let id = object.broadcast;
+                let early = asked.wants_all();
+                let found = self.broadcasts.object(id, resource, asked.private, early).await;
+                found.map(|(found, status)| match found {
+                    Found::Here(found) => {
+                        let age = now().saturating_duration_since(found.arrived);
+                        (self.responder.found(&found.answer, status, age, asked), status)
+                    }
+                    Found::Coming(filling) => {
+                        (self.responder.filling(&filling, status, asked), status)
+                    }
                 })
             }
         };

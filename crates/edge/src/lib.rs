@@ -22,6 +22,7 @@ mod config;
 mod connections;
 pub mod directory;
 pub mod fetch;
+pub mod filling;
 pub mod gate;
 mod http;
 pub mod metrics;

@@ -2,7 +2,9 @@
 //! headers and bytes, is built once per version and shared; what is left per
 //! request is a copy of the header table and three values in it.
 
-use std::sync::LazyLock;
+use std::pin::Pin;
+use std::sync::{Arc, LazyLock};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -10,19 +12,67 @@ use http::header::{
     ACCEPT_RANGES, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
     ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, AGE, ALLOW,
     CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG,
-    RETRY_AFTER, VARY,
+    IF_NONE_MATCH, RANGE, RETRY_AFTER, VARY,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use http_body::{Frame, SizeHint};
 use http_body_util::Full;
-use sha2::{Digest, Sha256};
+use sha2::{Digest as _, Sha256};
 use spyglass_media::{NodeId, Resource};
 
+use crate::filling::{Broken, Filling, Reader};
 use crate::negotiate::{self, Wanted};
 use crate::outcome::{CacheStatus, CacheStatusValues};
 use crate::refusal::Refusal;
 
-/// Every body is one piece of memory.
-pub type Body = Full<Bytes>;
+/// The bytes of an answer.
+#[derive(Debug)]
+pub enum Body {
+    /// In one piece of memory, shared with every other answer of it.
+    Whole(Full<Bytes>),
+    /// On their way from upstream.
+    Filling(Reader),
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Self {
+        Self::Whole(Full::new(bytes))
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        match self.get_mut() {
+            Self::Whole(whole) => {
+                Pin::new(whole).poll_frame(context).map_err(|never| match never {})
+            }
+            Self::Filling(reader) => Pin::new(reader).poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(whole) => whole.is_end_stream(),
+            Self::Filling(reader) => reader.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(whole) => whole.size_hint(),
+            Self::Filling(reader) => reader.size_hint(),
+        }
+    }
+}
+
+/// SHA-256 of an object.
+pub type Digest = [u8; 32];
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 const EXPOSED: HeaderValue =
@@ -40,20 +90,19 @@ pub enum Encoding {
     Gzip,
 }
 
-/// One representation, ready to be sent any number of times.
-#[derive(Debug)]
-pub struct Prebuilt {
+/// What an answer says besides its bytes.
+#[derive(Clone, Debug)]
+pub struct Head {
     headers: HeaderMap,
     private: HeaderValue,
     etag: String,
-    body: Bytes,
+    digest: Digest,
 }
 
-impl Prebuilt {
-    /// Hashes the bytes: the ETag depends on nothing else, so it is the same
-    /// on every edge and another for every encoding.
-    pub fn new(resource: Resource, encoding: Encoding, body: Bytes) -> Self {
-        let digest = Sha256::digest(&body);
+impl Head {
+    /// Of the object with these bytes: the ETag depends on nothing else, so it
+    /// is the same on every edge and another for every encoding.
+    pub fn new(resource: Resource, encoding: Encoding, digest: Digest) -> Self {
         let mut etag = String::with_capacity(34);
         etag.push('"');
         for byte in &digest[..16] {
@@ -75,7 +124,32 @@ impl Prebuilt {
         }
         // Hex digits between quotes.
         headers.insert(ETAG, etag.parse().unwrap_or(HeaderValue::from_static("\"\"")));
-        Self { headers, private: HeaderValue::from_static(private), etag, body }
+        Self { headers, private: HeaderValue::from_static(private), etag, digest }
+    }
+
+    /// Of the bytes.
+    pub fn digest(&self) -> &Digest {
+        &self.digest
+    }
+}
+
+/// One representation, ready to be sent any number of times.
+#[derive(Debug)]
+pub struct Prebuilt {
+    head: Head,
+    body: Bytes,
+}
+
+impl Prebuilt {
+    /// Hashes the bytes.
+    pub fn new(resource: Resource, encoding: Encoding, body: Bytes) -> Self {
+        let digest = Sha256::digest(&body).into();
+        Self { head: Head::new(resource, encoding, digest), body }
+    }
+
+    /// What its answer says besides the bytes.
+    pub fn head(&self) -> &Head {
+        &self.head
     }
 
     /// Bytes in it.
@@ -90,7 +164,7 @@ impl Prebuilt {
 
     /// The strong validator, quotes included.
     pub fn etag(&self) -> &str {
-        &self.etag
+        &self.head.etag
     }
 
     /// The bytes.
@@ -193,6 +267,14 @@ pub struct Asked<'a> {
     pub headers: &'a HeaderMap,
 }
 
+impl Asked<'_> {
+    /// Nothing but the whole object will do, headers and bytes.
+    pub fn wants_all(&self) -> bool {
+        let conditional = [RANGE, IF_NONE_MATCH].iter().any(|name| self.headers.contains_key(name));
+        !self.head && !conditional
+    }
+}
+
 /// Answers in the name of one edge.
 #[derive(Debug)]
 pub struct Responder {
@@ -223,6 +305,40 @@ impl Responder {
         Self { statuses: CacheStatusValues::new(node), refusals: refusals.into() }
     }
 
+    fn headers(
+        &self,
+        head: &Head,
+        status: CacheStatus,
+        age: Duration,
+        asked: Asked<'_>,
+    ) -> HeaderMap {
+        let mut headers = head.headers.clone();
+        headers.insert(CACHE_STATUS, self.statuses.get(status));
+        headers.insert(AGE, seconds(age));
+        match (asked.blocking, asked.private) {
+            (Some(blocking), true) => headers.insert(CACHE_CONTROL, blocking.private.clone()),
+            (Some(blocking), false) => headers.insert(CACHE_CONTROL, blocking.public.clone()),
+            (None, true) => headers.insert(CACHE_CONTROL, head.private.clone()),
+            (None, false) => None,
+        };
+        headers
+    }
+
+    /// The answer to a request for something that is on its way: all of it, as
+    /// it comes. What asks for a range, or whether it has changed, waits for
+    /// the whole ([`Asked::wants_all`]).
+    pub fn filling(
+        &self,
+        filling: &Arc<Filling>,
+        status: CacheStatus,
+        asked: Asked<'_>,
+    ) -> Response<Body> {
+        let headers = self.headers(filling.head(), status, Duration::ZERO, asked);
+        let mut response = Response::new(Body::Filling(Reader::new(Arc::clone(filling))));
+        *response.headers_mut() = headers;
+        response
+    }
+
     /// The answer to a request for something that is here.
     pub fn found(
         &self,
@@ -231,16 +347,9 @@ impl Responder {
         age: Duration,
         asked: Asked<'_>,
     ) -> Response<Body> {
-        let mut headers = found.headers.clone();
-        headers.insert(CACHE_STATUS, self.statuses.get(status));
-        headers.insert(AGE, seconds(age));
-        match (asked.blocking, asked.private) {
-            (Some(blocking), true) => headers.insert(CACHE_CONTROL, blocking.private.clone()),
-            (Some(blocking), false) => headers.insert(CACHE_CONTROL, blocking.public.clone()),
-            (None, true) => headers.insert(CACHE_CONTROL, found.private.clone()),
-            (None, false) => None,
-        };
-        if negotiate::unchanged(asked.headers, &found.etag) {
+        let etag = found.etag();
+        let mut headers = self.headers(&found.head, status, age, asked);
+        if negotiate::unchanged(asked.headers, etag) {
             headers.remove(CONTENT_TYPE);
             headers.remove(CONTENT_ENCODING);
             return response(StatusCode::NOT_MODIFIED, headers, Bytes::new());
@@ -249,7 +358,7 @@ impl Responder {
             headers.insert(CONTENT_LENGTH, HeaderValue::from(found.body.len()));
             return response(StatusCode::OK, headers, Bytes::new());
         }
-        match negotiate::range(asked.headers, &found.etag, found.body.len()) {
+        match negotiate::range(asked.headers, etag, found.body.len()) {
             Wanted::Whole => response(StatusCode::OK, headers, found.body.clone()),
             Wanted::Part(range) => {
                 let (first, last) = (range.start, range.end.saturating_sub(1));
@@ -302,7 +411,7 @@ impl Responder {
 }
 
 fn response(status: StatusCode, headers: HeaderMap, body: Bytes) -> Response<Body> {
-    let mut response = Response::new(Full::new(body));
+    let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     response
@@ -320,7 +429,6 @@ fn seconds(age: Duration) -> HeaderValue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::header::{IF_NONE_MATCH, RANGE};
     use http_body_util::BodyExt as _;
 
     fn responder() -> Responder {

@@ -7,11 +7,13 @@
 
 mod task;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use sha2::{Digest as _, Sha256};
 use spyglass_hls::chunklist::Chunklist;
 use spyglass_hls::playlist::Rendered;
 use spyglass_hls::segmenter;
@@ -28,6 +30,12 @@ pub(crate) use task::{Setup, spawn};
 /// Messages that may wait for a broadcast's task. Beyond it the publisher's
 /// socket is not read: a task that is behind slows its own publisher down.
 const INPUTS: usize = 256;
+
+/// Digests kept per broadcast: the chunks that edges fetch are the newest ones.
+const DIGESTS: usize = 8;
+
+/// SHA-256.
+pub type Digest = [u8; 32];
 
 /// A list as edges fetch it: every form of one version.
 #[derive(Debug)]
@@ -111,6 +119,8 @@ pub struct Broadcast {
     objects: Arc<Mutex<Option<Chunklist>>>,
     /// Written by the task, read by the directory and for control.
     record: Arc<Mutex<Record>>,
+    /// Of the newest chunks that were fetched.
+    digests: Mutex<VecDeque<(Resource, Digest)>>,
 }
 
 impl Broadcast {
@@ -127,6 +137,22 @@ impl Broadcast {
     /// The bytes of an init, chunk or part that is listed or still promised.
     pub fn object(&self, resource: Resource) -> Option<Bytes> {
         self.objects.lock().as_ref()?.get(resource)
+    }
+
+    /// SHA-256 of an object's bytes: made for the first edge that asks, and
+    /// kept for the others, who ask at the same time.
+    pub fn digest(&self, resource: Resource, bytes: &Bytes) -> Digest {
+        let known = self.digests.lock().iter().find(|(of, _)| *of == resource).copied();
+        if let Some((_, digest)) = known {
+            return digest;
+        }
+        let digest = Sha256::digest(bytes).into();
+        let mut digests = self.digests.lock();
+        if digests.len() >= DIGESTS {
+            digests.pop_front();
+        }
+        digests.push_back((resource, digest));
+        digest
     }
 }
 

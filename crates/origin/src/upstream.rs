@@ -115,7 +115,14 @@ impl Upstream for Service {
             _ => {
                 let missing = || Status::not_found("not in the window");
                 let bytes = broadcast.object(resource).ok_or_else(missing)?;
-                (Header { length: bytes.len() as u64, ..Header::default() }, vec![bytes])
+                let digest = match resource {
+                    Resource::Chunk { .. } if bytes.len() > MAX_SLICE => {
+                        Bytes::copy_from_slice(&broadcast.digest(resource, &bytes))
+                    }
+                    _ => Bytes::new(),
+                };
+                let length = bytes.len() as u64;
+                (Header { length, digest, ..Header::default() }, vec![bytes])
             }
         };
         let bytes: usize = bodies.iter().map(Bytes::len).sum();
@@ -193,6 +200,7 @@ fn describe(list: &List, incarnation: u64) -> (Header, Vec<Bytes>) {
         age_ms: age.as_millis() as u64,
         part_target_ms: list.part_target.unwrap_or_default().as_millis() as u32,
         last_parts: list.last_parts,
+        digest: Bytes::new(),
     };
     (header, bodies)
 }

@@ -7,11 +7,21 @@ use spyglass_media::{BroadcastId, Resource};
 use tokio::sync::watch;
 
 use super::{Broadcast, Broadcasts, Listed, Refused, fill, negative, now};
-use crate::cache::Outcome;
+use crate::cache::{Filled, Outcome};
+use crate::filling::Filling;
 use crate::outcome::CacheStatus;
 use crate::refusal::Refusal;
 use crate::respond::Object;
 use crate::slot::{self, Awaited, Poll, Polled};
+
+/// An init, chunk or part as it can be had.
+#[derive(Clone, Debug)]
+pub enum Found {
+    /// All of it.
+    Here(Arc<Object>),
+    /// Its head, and the rest as it comes.
+    Coming(Arc<Filling>),
+}
 
 impl Broadcasts {
     /// The lists of a broadcast, once they name what is awaited. `proven`: a
@@ -79,16 +89,17 @@ impl Broadcasts {
         }
     }
 
-    /// An init, chunk or part.
+    /// An init, chunk or part. With `early`, as soon as it can be passed on.
     pub async fn object(
         self: &Arc<Self>,
         id: BroadcastId,
         resource: Resource,
         proven: bool,
-    ) -> Result<(Arc<Object>, CacheStatus), Refused> {
+        early: bool,
+    ) -> Result<(Found, CacheStatus), Refused> {
         self.admit(id, proven).await.map_err(negative)?;
         match self.objects.get((id, resource), now()).await {
-            Some(Outcome::Found(object)) => return Ok((object, CacheStatus::Hit)),
+            Some(Outcome::Found(object)) => return Ok((Found::Here(object), CacheStatus::Hit)),
             Some(_) => return Err(negative(Refusal::NotFound)),
             None => {}
         }
@@ -108,15 +119,18 @@ impl Broadcasts {
             return Err(negative(Refusal::Upstream));
         };
         let this = Arc::clone(self);
-        let fill = async move { fill::object(&this, &origin, id, resource).await };
-        let filled = self.objects.fill((id, resource), fill).await.map_err(|refusal| {
+        let fill =
+            |announce| async move { fill::object(&this, &origin, id, resource, announce).await };
+        let filled = self.objects.fill((id, resource), early, fill).await.map_err(|refusal| {
             self.metrics.fetch(resource.kind(), "no_room");
             negative(refusal)
         })?;
+        let (filled, status) = filled;
         match filled {
-            (Outcome::Found(object), status) => Ok((object, status)),
-            (Outcome::Missing, status) => Err((Refusal::NotFound, status)),
-            (Outcome::Failed, status) => Err((Refusal::Upstream, status)),
+            Filled::Filling(filling) => Ok((Found::Coming(filling), status)),
+            Filled::Landed(Outcome::Found(object)) => Ok((Found::Here(object), status)),
+            Filled::Landed(Outcome::Missing) => Err((Refusal::NotFound, status)),
+            Filled::Landed(Outcome::Failed) => Err((Refusal::Upstream, status)),
         }
     }
 
@@ -172,7 +186,7 @@ mod tests {
         let awaits = Some(Awaited { sequence: 1, part: Some(0) });
         let mut list = Box::pin(broadcasts.lists(id, true, awaits));
         let part = Resource::Part { epoch: 1, sequence: 1, part: 0 };
-        let part = broadcasts.object(id, part, true);
+        let part = broadcasts.object(id, part, true, true);
         let (list_bytes, part_bytes) = (size_of_val(&*list), size_of_val(&part));
         println!("bytes of a waiter: {list_bytes} for a list, {part_bytes} for a part");
         assert!(list_bytes <= 1_024 && part_bytes <= 2_560);

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use spyglass_api::upstream::Header;
 use spyglass_media::{BroadcastId, Position, Resource};
 use tracing::debug;
 
 use super::{Broadcast, Broadcasts, now};
-use crate::cache::Outcome;
-use crate::fetch::Failure;
-use crate::respond::{Encoding, Lists, Object, Prebuilt};
+use crate::cache::{Announce, Flying, Outcome};
+use crate::fetch::{Failure, Passing};
+use crate::filling::Writer;
+use crate::respond::{Digest, Encoding, Head, Lists, Object, Prebuilt};
 use crate::slot::{Fetch, Filled, Meta};
 use crate::watch::Origin;
 
@@ -71,8 +73,8 @@ async fn prefetch(
     resource: Resource,
 ) {
     let this = Arc::clone(broadcasts);
-    let fill = async move { object(&this, &origin, id, resource).await };
-    if broadcasts.objects.fill((id, resource), fill).await.is_err() {
+    let fill = |announce| async move { object(&this, &origin, id, resource, announce).await };
+    if broadcasts.objects.fill((id, resource), false, fill).await.is_err() {
         broadcasts.metrics.fetch(resource.kind(), "no_room");
     }
 }
@@ -93,21 +95,24 @@ pub async fn object(
     origin: &Origin,
     id: BroadcastId,
     resource: Resource,
+    announce: Announce,
 ) -> Outcome {
     let deadline = now() + broadcasts.limits.fetch;
-    let mut fetched = origin.fetcher().object(id, resource, deadline).await;
+    let mut passing = PassOn { resource, announce, writer: None };
+    let mut fetched = origin.fetcher().object(id, resource, deadline, &mut passing).await;
     if fetched.as_ref().is_err_and(|failure| failure.is_transport()) {
         broadcasts.metrics.fetch(resource.kind(), "retried");
         tokio::time::sleep(AGAIN).await;
-        fetched = origin.fetcher().object(id, resource, deadline).await;
+        fetched = origin.fetcher().object(id, resource, deadline, &mut passing).await;
     }
-    let result = fetched.as_ref().map_or_else(|failure| failure.as_str(), |_| "ok");
+    let built = match fetched {
+        Ok(bytes) => prebuild(resource, bytes).await.and_then(|answer| passing.check(answer)),
+        Err(failure) => Err(failure),
+    };
+    let result = built.as_ref().map_or_else(|failure| failure.as_str(), |_| "ok");
     broadcasts.metrics.fetch(resource.kind(), result);
-    match fetched {
-        Ok(bytes) => match prebuild(resource, bytes).await {
-            Some(answer) => Outcome::Found(Arc::new(Object { answer, arrived: now() })),
-            None => Outcome::Failed,
-        },
+    match built {
+        Ok(answer) => Outcome::Found(Arc::new(Object { answer, arrived: now() })),
         Err(Failure::Missing) => Outcome::Missing,
         Err(failure) => {
             debug!(broadcast = %id, %resource, failure = ?failure, "fetch failed");
@@ -117,10 +122,59 @@ pub async fn object(
 }
 
 /// Builds an object's answer; a large one on a thread where it may take its time.
-async fn prebuild(resource: Resource, bytes: Bytes) -> Option<Prebuilt> {
+async fn prebuild(resource: Resource, bytes: Bytes) -> Result<Prebuilt, Failure> {
     if bytes.len() <= LARGE {
-        return Some(Prebuilt::new(resource, Encoding::Identity, bytes));
+        return Ok(Prebuilt::new(resource, Encoding::Identity, bytes));
     }
     let build = move || Prebuilt::new(resource, Encoding::Identity, bytes);
-    tokio::task::spawn_blocking(build).await.ok()
+    tokio::task::spawn_blocking(build).await.map_err(|_| Failure::Upstream)
+}
+
+/// Passes a chunk on while it comes, when the upstream has said what it will
+/// be. A second attempt goes on where the first one ended.
+struct PassOn {
+    resource: Resource,
+    announce: Announce,
+    writer: Option<Writer>,
+}
+
+impl PassOn {
+    /// What has come must be what was announced.
+    fn check(&mut self, answer: Prebuilt) -> Result<Prebuilt, Failure> {
+        let Some(writer) = self.writer.take() else { return Ok(answer) };
+        if writer.filling().head().digest() != answer.head().digest() {
+            return Err(Failure::Rubbish("digest"));
+        }
+        writer.finish(answer.body().clone());
+        Ok(answer)
+    }
+}
+
+impl Passing for PassOn {
+    fn on_header(&mut self, header: &Header, length: usize) -> Result<(), Failure> {
+        if !matches!(self.resource, Resource::Chunk { .. }) || header.digest.is_empty() {
+            return Ok(());
+        }
+        let digest = Digest::try_from(&*header.digest).map_err(|_| Failure::Rubbish("digest"))?;
+        match &self.writer {
+            Some(writer) => {
+                let begun = writer.filling();
+                let same = *begun.head().digest() == digest && begun.length() == length;
+                if same { Ok(()) } else { Err(Failure::Rubbish("digest")) }
+            }
+            None => {
+                let writer =
+                    Writer::new(Head::new(self.resource, Encoding::Identity, digest), length);
+                self.announce.send_replace(Flying::Filling(Arc::clone(writer.filling())));
+                self.writer = Some(writer);
+                Ok(())
+            }
+        }
+    }
+
+    fn on_slice(&mut self, at: usize, slice: &Bytes) {
+        if let Some(writer) = &mut self.writer {
+            writer.push(at, slice);
+        }
+    }
 }

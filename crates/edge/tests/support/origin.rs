@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use sha2::{Digest as _, Sha256};
 use spyglass_api::auth::{ClusterKey, Require};
 use spyglass_api::control::Node;
 use spyglass_api::upstream::upstream_server::{Upstream, UpstreamServer};
@@ -41,6 +42,12 @@ pub enum Fault {
     Rubbish,
     /// The list before the one asked for.
     TooOld,
+    /// The first slice comes, the others when there is no fault any more.
+    Stall,
+    /// The first slice comes, then the stream breaks.
+    Break,
+    /// One byte is another one.
+    Corrupt,
 }
 
 #[derive(Clone)]
@@ -368,6 +375,7 @@ impl Origin {
             age_ms: 0,
             part_target_ms: live.position.map_or(0, |_| 210),
             last_parts: live.last_parts,
+            digest: Bytes::new(),
         };
         let whole: String = bodies.into_iter().map(|(.., body)| body).collect();
         Ok(answer(header, whole.into()))
@@ -401,6 +409,15 @@ fn spoil(mut answers: Vec<FetchResponse>, fault: Fault) -> Vec<FetchResponse> {
         Fault::Excess => answers.extend(answers.last().cloned()),
         Fault::Rubbish => {
             answers[0].response = Some(fetch_response::Response::Slice("rubbish".into()));
+        }
+        Fault::Corrupt => {
+            if let Some(fetch_response::Response::Slice(last)) =
+                &mut answers.last_mut().unwrap().response
+            {
+                let mut bytes = last.to_vec();
+                bytes[0] ^= 1;
+                *last = bytes.into();
+            }
         }
         _ => {}
     }
@@ -508,15 +525,34 @@ impl Upstream for Origin {
                 resource => {
                     let object = self.script.lock().objects.get(&(id, resource)).cloned();
                     let body = object.ok_or_else(|| Status::not_found("no object"))?;
-                    answer(Header { length: body.len() as u64, ..Header::default() }, body)
+                    let digest = match resource {
+                        Resource::Chunk { .. } if body.len() > spyglass_api::MAX_SLICE => {
+                            Bytes::copy_from_slice(&Sha256::digest(&body))
+                        }
+                        _ => Bytes::new(),
+                    };
+                    answer(Header { length: body.len() as u64, digest, ..Header::default() }, body)
                 }
             },
         };
         let answers = spoil(answers, fault);
         let (sender, receiver) = mpsc::channel(answers.len().max(1));
-        for answer in answers {
-            sender.try_send(Ok(answer)).unwrap();
-        }
+        let this = self.clone();
+        tokio::spawn(async move {
+            for (i, answer) in answers.into_iter().enumerate() {
+                // The header and a slice are out.
+                match fault {
+                    Fault::Stall if i == 2 => this.wait(|it| it.fault != Fault::Stall).await,
+                    Fault::Break if i == 2 => {
+                        let _ = sender.send(Err(Status::internal("broken off"))).await;
+                        return;
+                    }
+                    _ => {}
+                }
+                // The edge may have left.
+                let _ = sender.send(Ok(answer)).await;
+            }
+        });
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 }

@@ -62,6 +62,7 @@ pub(crate) fn spawn(registry: &Arc<Registry>, setup: Setup) -> Arc<Broadcast> {
         list: lists,
         objects: Arc::new(Mutex::new(None)),
         record: Arc::new(Mutex::new(setup.record.clone())),
+        digests: Mutex::default(),
     });
     let task = Task::new(Arc::clone(registry), &broadcast, setup, list);
     let (registry, id) = (Arc::clone(registry), broadcast.id);
