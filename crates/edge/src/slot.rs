@@ -435,7 +435,10 @@ impl<L: Clone> Slot<L> {
         position: Option<Position>,
         incarnation: u64,
     ) -> bool {
-        if !self.adopt(incarnation) {
+        // While the watch lives the directory comes before every notice, so a
+        // process that it does not name is an earlier one.
+        let foreign = |standing: Standing| self.watched && standing.incarnation != incarnation;
+        if self.standing.is_some_and(foreign) || !self.adopt(incarnation) {
             return false;
         }
         self.noticed = self.noticed.max(position);

@@ -45,11 +45,17 @@ pub struct Connection(SendRequest<Full<Bytes>>);
 
 impl Connection {
     pub async fn open(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        let (sender, connection) = handshake(TokioIo::new(stream)).await.unwrap();
+        Self::try_open(address).await.unwrap()
+    }
+
+    /// Where there may be nobody.
+    pub async fn try_open(address: SocketAddr) -> std::io::Result<Self> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let opened = handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other);
+        let (sender, connection) = opened?;
         tokio::spawn(connection);
-        Self(sender)
+        Ok(Self(sender))
     }
 
     pub async fn send(&mut self, request: Request<Full<Bytes>>) -> hyper::Result<Answer> {

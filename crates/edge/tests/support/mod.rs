@@ -130,6 +130,11 @@ impl World {
     /// Starts it again on the same state.
     pub async fn restart_edge(&mut self) {
         self.stop_edge().await;
+        self.start_edge().await;
+    }
+
+    /// After [`World::stop_edge`].
+    pub async fn start_edge(&mut self) {
         let started = start_edge(&self.control, &self.state, |_| {}).await;
         (self.edge, self.https, self.shutdown, self.running) = started;
     }

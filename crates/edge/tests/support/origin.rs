@@ -75,6 +75,7 @@ struct Script {
     delay: Duration,
     beats: bool,
     notices: bool,
+    watchable: bool,
     fetches: Vec<(BroadcastId, Resource)>,
     interests: HashSet<BroadcastId>,
     held: HashMap<BroadcastId, Version>,
@@ -108,6 +109,7 @@ impl Origin {
             delay: Duration::ZERO,
             beats: true,
             notices: true,
+            watchable: true,
             fetches: Vec::new(),
             interests: HashSet::new(),
             held: HashMap::new(),
@@ -288,6 +290,16 @@ impl Origin {
         self.set(|script| (script.beats, script.notices) = (!mute, !mute));
     }
 
+    /// Notices stop, heartbeats go on.
+    pub fn forget_notices(&self, forget: bool) {
+        self.set(|script| script.notices = !forget);
+    }
+
+    /// Whether it may be watched; no watch that there is survives a no.
+    pub fn watchable(&self, watchable: bool) {
+        self.set(|script| script.watchable = watchable);
+    }
+
     // ---- what it has seen
 
     pub fn fetches(&self, wanted: impl Fn(&Resource) -> bool) -> usize {
@@ -433,8 +445,12 @@ impl Upstream for Origin {
         &self,
         request: Request<Streaming<WatchRequest>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
+        if !self.script.lock().watchable {
+            return Err(Status::unavailable("a fault"));
+        }
         let mut requests = request.into_inner();
         let (answers, receiver) = mpsc::channel(1_024);
+        let mut changed = self.changed.subscribe();
         let this = self.clone();
         let mut told = self.tell.subscribe();
         tokio::spawn(async move {
@@ -460,6 +476,11 @@ impl Upstream for Origin {
                             _ => true,
                         };
                         if wanted && send(response).is_err() {
+                            return;
+                        }
+                    }
+                    _ = changed.changed() => {
+                        if !this.script.lock().watchable {
                             return;
                         }
                     }
