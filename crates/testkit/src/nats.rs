@@ -2,7 +2,7 @@
 //! its own, to be killed, paused and robbed of its data.
 
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -54,6 +54,31 @@ impl Nats {
         self.run();
     }
 
+    /// Ends it and puts a copy of its data aside, for [`Self::restart_with_copy`].
+    ///
+    /// # Panics
+    /// When the data cannot be copied.
+    pub fn kill_and_copy(&mut self) {
+        self.kill();
+        copy(&self.dir, &self.aside());
+    }
+
+    /// Starts it again with the copy: what was written since is lost, as after
+    /// a crash of the machine.
+    ///
+    /// # Panics
+    /// When there is no copy or the server does not start.
+    pub fn restart_with_copy(&mut self) {
+        self.kill();
+        let _ = std::fs::remove_dir_all(&self.dir);
+        copy(&self.aside(), &self.dir);
+        self.run();
+    }
+
+    fn aside(&self) -> PathBuf {
+        self.dir.with_extension("aside")
+    }
+
     /// It stops answering, its connections stay.
     pub fn pause(&self) {
         self.signal("-STOP");
@@ -93,5 +118,18 @@ impl Drop for Nats {
     fn drop(&mut self) {
         self.kill();
         let _ = std::fs::remove_dir_all(&self.dir);
+        let _ = std::fs::remove_dir_all(self.aside());
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a directory for the copy");
+    for entry in std::fs::read_dir(from).expect("the data of the server") {
+        let entry = entry.expect("an entry");
+        let (source, target) = (entry.path(), to.join(entry.file_name()));
+        match source.is_dir() {
+            true => copy(&source, &target),
+            false => drop(std::fs::copy(&source, &target).expect("a copy of a file")),
+        }
     }
 }

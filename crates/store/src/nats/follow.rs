@@ -1,6 +1,6 @@
 //! Keeps the replica: one session for each time that NATS is there.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use async_nats::jetstream::stream::Stream;
 use futures_util::StreamExt as _;
 use tracing::{info, warn};
 
-use super::replica::{Held, Incarnation};
+use super::replica::{Held, Incarnation, Lost};
 use super::{DEADLINE, Shared, address};
-use crate::Change;
 use crate::bus::Log;
+use crate::{Change, Revision};
 
 /// Between sessions.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -88,7 +88,7 @@ async fn session(shared: &Shared) -> Result<std::convert::Infallible, Ended> {
     let mut hints =
         limited(shared.client.subscribe(format!("{}.appended.*", shared.address.prefix))).await?;
     shared.replica.lock().incarnation = incarnation;
-    let mut keys = HashSet::new();
+    let mut keys = HashMap::new();
     let mut rest = info.state.messages;
     while rest > 0 {
         let message = match tokio::time::timeout(2 * DEADLINE, messages.next()).await {
@@ -97,8 +97,8 @@ async fn session(shared: &Shared) -> Result<std::convert::Infallible, Ended> {
             Err(_) => return Err("it does not answer".into()),
         };
         rest = message.info().map_err(|error| error.to_string())?.pending;
-        if let Some(key) = follow(shared, &message, incarnation)? {
-            keys.insert(key);
+        if let Some((key, revision)) = follow(shared, &message, incarnation)? {
+            keys.insert(key, revision);
         }
     }
     let last = incarnation.revision(recovered);
@@ -110,8 +110,12 @@ async fn session(shared: &Shared) -> Result<std::convert::Infallible, Ended> {
     if !lost.is_empty() {
         info!(keys = lost.len(), "writing back what NATS lost");
     }
-    for (key, value) in lost {
-        let write = PublishMessage::build().payload(value).expected_last_subject_sequence(0);
+    for Lost { key, value, over } in lost {
+        let write = PublishMessage::build().expected_last_subject_sequence(over);
+        let write = match value {
+            Some(value) => write.payload(value),
+            None => write.header("KV-Operation", "DEL"),
+        };
         let sent = limited(shared.context.send_publish(shared.subject(&key), write)).await?;
         // Another control may have been first.
         if let Err(error) = limited(sent.into_future()).await
@@ -164,23 +168,25 @@ fn on_hint(shared: &Shared, hint: &async_nats::Message) {
     }
 }
 
-/// Takes one message into the replica and tells the watchers; returns its key.
+/// Takes one message into the replica and tells the watchers; returns its key and
+/// revision.
 fn follow(
     shared: &Shared,
     message: &async_nats::jetstream::Message,
     incarnation: Incarnation,
-) -> Result<Option<String>, Ended> {
+) -> Result<Option<(String, Revision)>, Ended> {
     let sequence = message.info().map_err(|error| error.to_string())?.stream_sequence;
     let bucket = format!("$KV.{}.", shared.address.prefix);
     let Some(subject) = message.subject.strip_prefix(&bucket) else { return Ok(None) };
     let key = address::decode(subject);
     let deleted = is_deleted(message.headers.as_ref());
     let value = (!deleted).then(|| message.payload.clone());
-    let held = Held { revision: incarnation.revision(sequence), value };
+    let revision = incarnation.revision(sequence);
+    let held = Held { revision, value };
     // Told under the lock: the order of the watchers is the stream's.
     let mut replica = shared.replica.lock();
     if let Some(change) = replica.follow(&key, held) {
         let _ = shared.changes.send(change);
     }
-    Ok(Some(key))
+    Ok(Some((key, revision)))
 }

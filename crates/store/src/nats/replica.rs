@@ -4,7 +4,7 @@
 //! 2024, 30 bits) above the sequence in it (34 bits), so that revisions keep
 //! growing when the stream was lost and made anew.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 
 use bytes::Bytes;
@@ -40,6 +40,16 @@ impl Incarnation {
 pub(super) struct Held {
     pub(super) revision: Revision,
     pub(super) value: Option<Bytes>,
+}
+
+/// A write that the stream lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Lost {
+    pub(super) key: String,
+    /// `None`: a delete.
+    pub(super) value: Option<Bytes>,
+    /// The sequence that stands there instead; 0: none.
+    pub(super) over: u64,
 }
 
 #[derive(Debug, Default)]
@@ -88,26 +98,32 @@ impl Replica {
             .collect()
     }
 
-    /// What the stream should hold and does not, all of it having been read:
-    /// lost with another life of it, or with a crash that took its end
-    /// (written after `last`). The rest of what is missing was deleted long
-    /// ago and is forgotten here; those keys are returned second.
+    /// What the stream should hold and does not, all of it having been read
+    /// into `seen`: lost with another life of it, or with a crash that took its
+    /// end (written after `last`, or newer here than there). The rest of what is
+    /// missing was deleted long ago and is forgotten here; those keys are
+    /// returned second.
     pub(super) fn missing(
         &mut self,
-        seen: &HashSet<String>,
+        seen: &HashMap<String, Revision>,
         last: Revision,
         before: Incarnation,
-    ) -> (Vec<(String, Bytes)>, Vec<String>) {
+    ) -> (Vec<Lost>, Vec<String>) {
         let mut lost = Vec::new();
         let mut gone = Vec::new();
-        let other_life = before != self.incarnation;
+        let life = self.incarnation;
         self.entries.retain(|key, held| {
-            if seen.contains(key) {
+            let lose = |over| Lost { key: key.clone(), value: held.value.clone(), over };
+            if let Some(there) = seen.get(key) {
+                // An older write came back to light when the newer one was lost.
+                if held.revision > *there {
+                    lost.extend(life.sequence(*there).map(lose));
+                }
                 return true;
             }
             match &held.value {
-                Some(value) if other_life || held.revision > last => {
-                    lost.push((key.clone(), value.clone()));
+                Some(_) if before != life || held.revision > last => {
+                    lost.push(lose(0));
                     true
                 }
                 Some(_) => {
@@ -152,7 +168,7 @@ mod tests {
     #[test]
     fn what_was_lost_is_written_back_and_what_was_deleted_is_not() {
         let (one, two) = (Incarnation::made_at(1_800_000_000), Incarnation::made_at(1_800_000_009));
-        let seen = HashSet::from(["seen".to_owned()]);
+        let seen = HashMap::from([("seen".to_owned(), one.revision(1))]);
         let filled = || {
             let mut replica = Replica { incarnation: one, ..Replica::default() };
             replica.put("seen", held(one, 1, Some("1")));
@@ -162,11 +178,29 @@ mod tests {
             replica
         };
         let (lost, gone) = filled().missing(&seen, one.revision(5), one);
-        assert_eq!((lost[0].0.as_str(), lost.len()), ("late", 1));
+        assert_eq!((lost[0].key.as_str(), lost[0].over, lost.len()), ("late", 0, 1));
         assert_eq!(gone, ["old"]);
         let mut replica = filled();
         replica.incarnation = two;
+        let seen = HashMap::from([("seen".to_owned(), two.revision(1))]);
         let (lost, gone) = replica.missing(&seen, two.revision(5), one);
         assert_eq!((lost.len(), gone.len()), (2, 0));
+    }
+
+    #[test]
+    fn a_write_that_an_older_one_took_the_place_of_is_written_over_it() {
+        let life = Incarnation::made_at(1_800_000_000);
+        let mut replica = Replica { incarnation: life, ..Replica::default() };
+        replica.put("updated", held(life, 8, Some("new")));
+        replica.put("deleted", held(life, 9, None));
+        replica.put("same", held(life, 4, Some("4")));
+        let seen = [("updated", 2), ("deleted", 3), ("same", 4)];
+        let seen = seen.map(|(key, at)| (key.to_owned(), life.revision(at))).into();
+        let (lost, gone) = replica.missing(&seen, life.revision(5), life);
+        let new = Some(Bytes::from_static(b"new"));
+        assert!(gone.is_empty());
+        assert_eq!(lost.len(), 2);
+        assert_eq!(lost[0], Lost { key: "deleted".to_owned(), value: None, over: 3 });
+        assert_eq!(lost[1], Lost { key: "updated".to_owned(), value: new, over: 2 });
     }
 }

@@ -122,3 +122,46 @@ async fn a_server_that_goes_and_comes_back() {
     assert_eq!(other.get("kept/a").await.unwrap().unwrap().value, value("2"));
     assert_eq!(other.get("kept/b").await.unwrap(), None);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_that_a_crash_took_are_written_again() {
+    let mut server = Server::start();
+    let engine = open(&server).await;
+    let first = engine.create("updated", value("old")).await.unwrap();
+    engine.create("deleted", value("old")).await.unwrap();
+    server.kill_and_copy();
+    until(&engine, false).await;
+    server.restart();
+    until(&engine, true).await;
+    let newest = engine.update("updated", value("new"), first).await.unwrap();
+    engine.delete("deleted", None).await.unwrap();
+    engine.create("created", value("new")).await.unwrap();
+
+    server.kill();
+    until(&engine, false).await;
+    server.restart_with_copy();
+    until(&engine, true).await;
+    let other = open(&server).await;
+    for engine in [&engine, &other] {
+        for (key, expected) in
+            [("updated", Some("new")), ("deleted", None), ("created", Some("new"))]
+        {
+            let held = engine.get(key).await.unwrap().map(|entry| entry.value);
+            assert_eq!(held, expected.map(value), "{key}");
+        }
+    }
+    let held = other.get("updated").await.unwrap().unwrap();
+    assert!(held.revision > newest, "revisions grow");
+    // Neither control is stuck at a revision that is no more.
+    other.update("updated", value("newer"), held.revision).await.unwrap();
+    let again = tokio::time::timeout(PATIENCE, async {
+        loop {
+            let held = engine.get("updated").await.unwrap().unwrap();
+            match engine.update("updated", value("newest"), held.revision).await {
+                Err(Error::Conflict) => {}
+                result => return result,
+            }
+        }
+    });
+    again.await.expect("in time").unwrap();
+}
