@@ -10,6 +10,7 @@
 mod address;
 mod engine;
 mod follow;
+mod marks;
 mod replica;
 #[cfg(test)]
 mod tests;
@@ -18,7 +19,7 @@ pub use address::{ADVICE, Address};
 pub use engine::Nats;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{self, Context, stream};
 use parking_lot::Mutex;
@@ -34,7 +35,7 @@ pub const DEADLINE: Duration = Duration::from_secs(2);
 /// Values in the bucket, in bytes: NATS refuses more, which bounds the replica.
 const MAX_BYTES: i64 = 512 * 1024 * 1024;
 
-/// Keys in the bucket, deleted ones included until they are cleaned up.
+/// Keys in the bucket, deleted ones included until their [`marks`] go.
 const MAX_ENTRIES: i64 = 1_000_000;
 
 /// Changes a watcher may be behind before it has to list again.
@@ -64,6 +65,10 @@ struct Shared {
     hub: Hub,
     appended: [watch::Sender<u64>; 2],
     available: watch::Sender<bool>,
+    /// When the bucket was last known to be followed.
+    followed: Mutex<Option<Instant>>,
+    /// How long the marks of deleted keys stay.
+    keep_marks: Duration,
     /// Why it is away, for people.
     reason: Mutex<String>,
     /// The connection came or went, or a call was not answered.
@@ -150,7 +155,7 @@ fn unavailable(error: impl std::fmt::Display) -> Error {
     Error::Unavailable(format!("NATS refused: {error}"))
 }
 
-async fn connect(address: &Address) -> Result<Arc<Shared>, OpenError> {
+async fn connect(address: &Address, keep_marks: Duration) -> Result<Arc<Shared>, OpenError> {
     let (events, mut happened) = tokio::sync::mpsc::channel::<()>(1);
     let mut options = async_nats::ConnectOptions::new()
         .name("spyglass control")
@@ -188,6 +193,8 @@ async fn connect(address: &Address) -> Result<Arc<Shared>, OpenError> {
         hub: Hub::default(),
         appended: [watch::Sender::new(0), watch::Sender::new(0)],
         available: watch::Sender::new(false),
+        followed: Mutex::default(),
+        keep_marks,
         reason: Mutex::new("not reached yet".to_owned()),
         suspect: Notify::new(),
     });

@@ -20,9 +20,14 @@ impl Nats {
     /// # Panics
     /// When `nats-server` is not installed or does not start.
     pub fn start() -> Self {
+        Self::start_in(|_| {})
+    }
+
+    fn start_in(prepare: impl FnOnce(&Path)) -> Self {
         let free = TcpListener::bind("127.0.0.1:0").and_then(|taken| taken.local_addr());
         let port = free.expect("a free port").port();
         let dir = std::env::temp_dir().join(format!("nats-{}-{port}", std::process::id()));
+        prepare(&dir);
         let mut nats = Self { port, dir, server: None };
         nats.run();
         nats
@@ -72,6 +77,26 @@ impl Nats {
         self.kill();
         let _ = std::fs::remove_dir_all(&self.dir);
         copy(&self.aside(), &self.dir);
+        self.run();
+    }
+
+    /// Another server, at a port of its own, with the copy.
+    ///
+    /// # Panics
+    /// When there is no copy or the server does not start.
+    pub fn start_with_copy(&self) -> Self {
+        Self::start_in(|dir| copy(&self.aside(), dir))
+    }
+
+    /// Starts it again at its old port with the data of `other`, which is killed.
+    ///
+    /// # Panics
+    /// When they cannot be copied or the server does not start.
+    pub fn restart_with_data_of(&mut self, other: &mut Self) {
+        self.kill();
+        other.kill();
+        let _ = std::fs::remove_dir_all(&self.dir);
+        copy(&other.dir, &self.dir);
         self.run();
     }
 

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::replica::Held;
-use super::{Address, DEADLINE, OpenError, Shared, connect, follow, unavailable};
+use super::{Address, DEADLINE, OpenError, Shared, connect, follow, marks, unavailable};
 use crate::bus::{Bus, Log, Logged, Received, Subscription, check_message};
 use crate::{Answer, Engine, Entry, Error, Item, MAX_PAGE, Revision, Store, Watch, check};
 
@@ -44,8 +44,17 @@ impl Nats {
     /// # Errors
     /// When the address has another form or NATS does not answer in time.
     pub async fn open(address: &str, patience: Duration) -> Result<Self, OpenError> {
+        Self::open_keeping(address, patience, marks::KEEP).await
+    }
+
+    /// As [`Self::open`]; marks of deleted keys stay for `marks`.
+    pub(super) async fn open_keeping(
+        address: &str,
+        patience: Duration,
+        marks: Duration,
+    ) -> Result<Self, OpenError> {
         let address = Address::parse(address).ok_or(OpenError::Address)?;
-        let shared = connect(&address).await?;
+        let shared = connect(&address, marks).await?;
         let mut available = shared.available.subscribe();
         let task = tokio::spawn(follow::run(Arc::clone(&shared)));
         let nats = Self { shared, task };
@@ -72,7 +81,10 @@ impl Nats {
                 Err(error) => Err(error.to_string()),
             }
         });
-        let Some(message) = fetched.await?.map_err(unavailable)? else { return Ok(None) };
+        let Some(message) = fetched.await?.map_err(unavailable)? else {
+            shared.replica.lock().forget_mark(key);
+            return Ok(None);
+        };
         let mut replica = shared.replica.lock();
         let deleted = follow::is_deleted(Some(&message.headers));
         let held = Held {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::{DeliverPolicy, push};
@@ -11,6 +11,7 @@ use async_nats::jetstream::stream::Stream;
 use futures_util::StreamExt as _;
 use tracing::{info, warn};
 
+use super::marks::{Mark, Marks};
 use super::replica::{Held, Incarnation, Lost};
 use super::{DEADLINE, Shared, address};
 use crate::bus::Log;
@@ -89,6 +90,7 @@ async fn session(shared: &Shared) -> Result<std::convert::Infallible, Ended> {
         limited(shared.client.subscribe(format!("{}.appended.*", shared.address.prefix))).await?;
     shared.replica.lock().incarnation = incarnation;
     let mut keys = HashMap::new();
+    let mut marks = Marks::default();
     let mut rest = info.state.messages;
     while rest > 0 {
         let message = match tokio::time::timeout(2 * DEADLINE, messages.next()).await {
@@ -97,12 +99,15 @@ async fn session(shared: &Shared) -> Result<std::convert::Infallible, Ended> {
             Err(_) => return Err("it does not answer".into()),
         };
         rest = message.info().map_err(|error| error.to_string())?.pending;
-        if let Some((key, revision)) = follow(shared, &message, incarnation)? {
+        if let Some((key, revision)) = follow(shared, &message, incarnation, &mut marks)? {
             keys.insert(key, revision);
         }
     }
     let last = incarnation.revision(recovered);
-    let (lost, gone) = shared.replica.lock().missing(&keys, last, before);
+    // A mark outlives a session that ended in the first half of its time.
+    let followed = *shared.followed.lock();
+    let lately = followed.is_some_and(|at| at.elapsed() < shared.keep_marks / 2);
+    let (lost, gone) = shared.replica.lock().missing(&keys, last, before, lately);
     for key in gone {
         let revision = shared.replica.lock().told;
         let _ = shared.changes.send(Change { key, value: None, revision });
@@ -131,7 +136,7 @@ async fn session(shared: &Shared) -> Result<std::convert::Infallible, Ended> {
     loop {
         tokio::select! {
             message = messages.next() => match message {
-                Some(message) => drop(follow(shared, &message?, incarnation)?),
+                Some(message) => drop(follow(shared, &message?, incarnation, &mut marks)?),
                 None => return Err("the changes ended".into()),
             },
             hint = hints.next() => match hint {
@@ -139,7 +144,10 @@ async fn session(shared: &Shared) -> Result<std::convert::Infallible, Ended> {
                 None => return Err("the connection is closed".into()),
             },
             () = shared.suspect.notified() => check(shared, &bucket, incarnation).await?,
-            _ = probe.tick() => check(shared, &bucket, incarnation).await?,
+            _ = probe.tick() => {
+                check(shared, &bucket, incarnation).await?;
+                clean(shared, &bucket, &mut marks).await?;
+            }
         }
     }
 }
@@ -147,8 +155,29 @@ async fn session(shared: &Shared) -> Result<std::convert::Infallible, Ended> {
 /// Ends the session, or says that what was slow is there again.
 async fn check(shared: &Shared, bucket: &Stream, incarnation: Incarnation) -> Result<(), Ended> {
     verify(bucket, incarnation).await?;
+    *shared.followed.lock() = Some(Instant::now());
     shared.available.send_if_modified(|available| !std::mem::replace(available, true));
     Ok(())
+}
+
+/// Takes the oldest marks of deleted keys out of the bucket.
+async fn clean(shared: &Shared, bucket: &Stream, marks: &mut Marks) -> Result<(), Ended> {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    for Mark { key, sequence, .. } in marks.due(now, shared.keep_marks) {
+        // Whatever was written to the key since stays.
+        let purge = bucket.purge().filter(shared.subject(&key)).sequence(sequence + 1);
+        limited(purge.into_future()).await?;
+        let revision = shared.replica.lock().get(&key).map(|held| held.revision);
+        if revision.and_then(|revision| incarnation(shared).sequence(revision)) == Some(sequence) {
+            shared.replica.lock().forget_mark(&key);
+        }
+    }
+    Ok(())
+}
+
+fn incarnation(shared: &Shared) -> Incarnation {
+    shared.replica.lock().incarnation
 }
 
 /// Whether the stream is the one that this session follows.
@@ -174,12 +203,17 @@ fn follow(
     shared: &Shared,
     message: &async_nats::jetstream::Message,
     incarnation: Incarnation,
+    marks: &mut Marks,
 ) -> Result<Option<(String, Revision)>, Ended> {
-    let sequence = message.info().map_err(|error| error.to_string())?.stream_sequence;
+    let info = message.info().map_err(|error| error.to_string())?;
+    let (sequence, at) = (info.stream_sequence, info.published.unix_timestamp());
     let bucket = format!("$KV.{}.", shared.address.prefix);
     let Some(subject) = message.subject.strip_prefix(&bucket) else { return Ok(None) };
     let key = address::decode(subject);
     let deleted = is_deleted(message.headers.as_ref());
+    if deleted {
+        marks.push(Mark { key: key.clone(), sequence, at });
+    }
     let value = (!deleted).then(|| message.payload.clone());
     let revision = incarnation.revision(sequence);
     let held = Held { revision, value };

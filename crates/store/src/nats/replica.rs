@@ -65,9 +65,11 @@ impl Replica {
         self.entries.get(key)
     }
 
-    /// Puts what is newer than what stands.
+    /// Puts what is not older than what stands. At the same revision the stream
+    /// is right: after a crash a control that did not know what was lost may have
+    /// written something else under it.
     pub(super) fn put(&mut self, key: &str, held: Held) {
-        if self.entries.get(key).is_none_or(|standing| standing.revision < held.revision) {
+        if self.entries.get(key).is_none_or(|standing| standing.revision <= held.revision) {
             self.entries.insert(key.to_owned(), held);
         }
     }
@@ -76,10 +78,23 @@ impl Replica {
     pub(super) fn follow(&mut self, key: &str, held: Held) -> Option<Change> {
         let change =
             Change { key: key.to_owned(), value: held.value.clone(), revision: held.revision };
+        // Old by its number and not known here: written where something was lost.
+        let unknown = match self.entries.get(key) {
+            Some(standing) => standing.revision <= held.revision && *standing != held,
+            None => held.value.is_some(),
+        };
         self.put(key, held);
-        let news = change.revision > self.told;
+        let news = change.revision > self.told || unknown;
         self.told = self.told.max(change.revision);
         news.then_some(change)
+    }
+
+    /// Nothing of this key stands in the stream any more, not even that it was
+    /// deleted.
+    pub(super) fn forget_mark(&mut self, key: &str) {
+        if self.entries.get(key).is_some_and(|held| held.value.is_none()) {
+            self.entries.remove(key);
+        }
     }
 
     pub(super) fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<Item> {
@@ -100,7 +115,10 @@ impl Replica {
 
     /// What the stream should hold and does not, all of it having been read
     /// into `seen`: lost with another life of it, or with a crash that took its
-    /// end (written after `last`, or newer here than there). The rest of what is
+    /// end. When it was followed `lately`, what is missing is lost whatever its
+    /// number (another control may have written something else under it), for
+    /// what is deleted leaves a mark that is kept for longer; else only what was
+    /// written after `last` or is newer here than there. The rest of what is
     /// missing was deleted long ago and is forgotten here; those keys are
     /// returned second.
     pub(super) fn missing(
@@ -108,6 +126,7 @@ impl Replica {
         seen: &HashMap<String, Revision>,
         last: Revision,
         before: Incarnation,
+        lately: bool,
     ) -> (Vec<Lost>, Vec<String>) {
         let mut lost = Vec::new();
         let mut gone = Vec::new();
@@ -122,7 +141,7 @@ impl Replica {
                 return true;
             }
             match &held.value {
-                Some(_) if before != life || held.revision > last => {
+                Some(_) if lately || before != life || held.revision > last => {
                     lost.push(lose(0));
                     true
                 }
@@ -166,6 +185,18 @@ mod tests {
     }
 
     #[test]
+    fn what_stands_under_a_lost_number_is_told() {
+        let life = Incarnation::made_at(1_800_000_000);
+        let mut replica = Replica { incarnation: life, ..Replica::default() };
+        replica.follow("a", held(life, 5, Some("old")));
+        replica.follow("lost", held(life, 7, Some("lost")));
+        assert!(replica.follow("other", held(life, 6, Some("new"))).is_some());
+        assert!(replica.follow("lost", held(life, 7, Some("another"))).is_some());
+        assert_eq!(replica.get("lost"), Some(&held(life, 7, Some("another"))));
+        assert!(replica.follow("a", held(life, 5, Some("old"))).is_none());
+    }
+
+    #[test]
     fn what_was_lost_is_written_back_and_what_was_deleted_is_not() {
         let (one, two) = (Incarnation::made_at(1_800_000_000), Incarnation::made_at(1_800_000_009));
         let seen = HashMap::from([("seen".to_owned(), one.revision(1))]);
@@ -177,13 +208,15 @@ mod tests {
             replica.put("deleted", held(one, 10, None));
             replica
         };
-        let (lost, gone) = filled().missing(&seen, one.revision(5), one);
+        let (lost, gone) = filled().missing(&seen, one.revision(5), one, false);
         assert_eq!((lost[0].key.as_str(), lost[0].over, lost.len()), ("late", 0, 1));
         assert_eq!(gone, ["old"]);
+        let (lost, gone) = filled().missing(&seen, one.revision(5), one, true);
+        assert_eq!((lost.len(), gone.len()), (2, 0), "nothing leaves without a mark");
         let mut replica = filled();
         replica.incarnation = two;
         let seen = HashMap::from([("seen".to_owned(), two.revision(1))]);
-        let (lost, gone) = replica.missing(&seen, two.revision(5), one);
+        let (lost, gone) = replica.missing(&seen, two.revision(5), one, false);
         assert_eq!((lost.len(), gone.len()), (2, 0));
     }
 
@@ -196,7 +229,7 @@ mod tests {
         replica.put("same", held(life, 4, Some("4")));
         let seen = [("updated", 2), ("deleted", 3), ("same", 4)];
         let seen = seen.map(|(key, at)| (key.to_owned(), life.revision(at))).into();
-        let (lost, gone) = replica.missing(&seen, life.revision(5), life);
+        let (lost, gone) = replica.missing(&seen, life.revision(5), life, false);
         let new = Some(Bytes::from_static(b"new"));
         assert!(gone.is_empty());
         assert_eq!(lost.len(), 2);

@@ -165,3 +165,66 @@ async fn writes_that_a_crash_took_are_written_again() {
     });
     again.await.expect("in time").unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lone_key_is_written_again_although_its_number_was_given_away() {
+    let mut server = Server::start();
+    let engine = open(&server).await;
+    engine.create("before", value("1")).await.unwrap();
+    server.kill_and_copy();
+    until(&engine, false).await;
+    server.restart();
+    until(&engine, true).await;
+    let lone = engine.create("lone", value("1")).await.unwrap();
+
+    // A control that never knew of it is first at what the crash left.
+    server.kill();
+    until(&engine, false).await;
+    let mut rest = server.start_with_copy();
+    let other = open(&rest).await;
+    assert_eq!(other.create("other", value("1")).await, Ok(lone));
+    drop(other);
+    let mut watch = engine.watch("other");
+    server.restart_with_data_of(&mut rest);
+    until(&engine, true).await;
+    let held = engine.get("lone").await.unwrap().unwrap();
+    assert!(held.revision >= lone, "revisions do not shrink");
+    let next = tokio::time::timeout(PATIENCE, watch.next()).await.expect("in time");
+    assert!(matches!(next, Some(Watched::Change(change)) if change.revision == lone));
+    let other = open(&server).await;
+    for key in ["before", "lone", "other"] {
+        assert_eq!(other.get(key).await.unwrap().unwrap().value, value("1"), "{key}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deleted_keys_leave_the_bucket_after_a_while() {
+    let server = Server::start();
+    let keep = Duration::from_secs(1);
+    let one = Nats::open_keeping(&server.url(), PATIENCE, keep).await.unwrap();
+    let two = open(&server).await;
+    for number in 0..70 {
+        let key = format!("gone/{number}");
+        one.create(&key, value("1")).await.unwrap();
+        one.delete(&key, None).await.unwrap();
+    }
+    one.create("again", value("1")).await.unwrap();
+    one.delete("again", None).await.unwrap();
+    one.create("again", value("2")).await.unwrap();
+    let context = async_nats::jetstream::new(async_nats::connect(server.url()).await.unwrap());
+    let cleaned = tokio::time::timeout(PATIENCE, async {
+        loop {
+            let stream = context.get_stream("KV_spyglass").await.unwrap();
+            if stream.get_info().await.unwrap().state.messages == 1 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    cleaned.await.expect("in time");
+    assert_eq!(two.get("again").await.unwrap().unwrap().value, value("2"));
+    // The other still has the mark in memory.
+    two.create("gone/1", value("3")).await.unwrap();
+    assert_eq!(two.get("gone/2").await, Ok(None));
+    one.create("gone/2", value("3")).await.unwrap();
+}
