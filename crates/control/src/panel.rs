@@ -37,7 +37,7 @@ use crate::limits::{Asker, Limit, Limits, Rules};
 use crate::links::Links;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
-use crate::placement::{Placed, rank};
+use crate::placement::{Placed, load_percent, rank};
 use crate::record::Record;
 use crate::revocations::{self, Revocations};
 use crate::seats::Seats;
@@ -387,6 +387,9 @@ impl Panel {
             grpc: node.registration.grpc,
             http: node.registration.http,
             draining: node.state == State::Draining,
+            location: node.registration.location.map(Into::into),
+            load_percent: load_percent(node.load.viewers, node.load.capacity),
+            lost: node.state == State::Lost,
         });
         control::Nodes { nodes: nodes.collect() }
     }

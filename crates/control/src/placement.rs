@@ -52,6 +52,14 @@ pub const SLACK: u32 = 64;
 /// Viewers that make a node which names no capacity count as full.
 const NOMINAL_CAPACITY: u32 = 10_000;
 
+/// How full a node with these viewers is, in quarters, for whoever ranks nodes by
+/// coarse steps; 100 is full.
+pub const fn load_percent(viewers: u32, capacity: u32) -> u32 {
+    let capacity = if capacity > 0 { capacity } else { NOMINAL_CAPACITY };
+    let quarters = viewers as u64 * 4 / capacity as u64;
+    if quarters >= 4 { 100 } else { quarters as u32 * 25 }
+}
+
 /// How busy a node is: written as its heartbeats come, read by each decision.
 #[derive(Debug, Default)]
 pub struct Standing {

@@ -102,6 +102,9 @@ pub struct Config {
     pub interest_seconds: u32,
     /// Milliseconds for which something is believed not to exist.
     pub negative_ms: u32,
+    /// Seconds after which players ask again which edges they may go to: the
+    /// longest that they stay on one that drains.
+    pub steering_seconds: u32,
 }
 
 impl Default for Config {
@@ -140,6 +143,7 @@ impl Default for Config {
             first_wait_seconds: 8,
             interest_seconds: 30,
             negative_ms: 2_000,
+            steering_seconds: 10,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The connections that joined viewers have, so that a revoked one is cut.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
@@ -31,6 +32,10 @@ pub struct Shown {
 /// What is known of one connection.
 #[derive(Debug)]
 pub struct Connection {
+    /// Who is at the other end.
+    pub peer: IpAddr,
+    /// Whether it is encrypted.
+    pub secure: bool,
     /// Set when a viewer of it was revoked.
     pub kicked: CancellationToken,
     shown: Mutex<Option<Shown>>,
@@ -39,9 +44,12 @@ pub struct Connection {
     last_request: Mutex<Option<Instant>>,
 }
 
-impl Default for Connection {
-    fn default() -> Self {
+impl Connection {
+    /// With this peer.
+    pub fn new(peer: IpAddr, secure: bool) -> Self {
         Self {
+            peer,
+            secure,
             kicked: CancellationToken::new(),
             shown: Mutex::default(),
             who: Mutex::default(),
@@ -49,9 +57,7 @@ impl Default for Connection {
             last_request: Mutex::default(),
         }
     }
-}
 
-impl Connection {
     /// A request is being answered until the result is dropped.
     pub fn begin(self: &Arc<Self>, now: Instant) -> Active {
         self.active.fetch_add(1, Ordering::Relaxed);
@@ -151,10 +157,14 @@ mod tests {
         (BroadcastId::from_random([1; 16]), ViewerId::from_random([seed; 16]))
     }
 
+    fn connection() -> Arc<Connection> {
+        Arc::new(Connection::new(std::net::Ipv4Addr::LOCALHOST.into(), false))
+    }
+
     #[test]
     fn a_viewer_is_cut_wherever_it_is_and_nowhere_else() {
         let all = Connections::default();
-        let [a, b, c]: [Arc<Connection>; 3] = Default::default();
+        let [a, b, c] = [(); 3].map(|()| connection());
         all.enter(who(1), &a, false);
         all.enter(who(1), &a, false);
         all.enter(who(1), &b, false);
@@ -172,7 +182,7 @@ mod tests {
     #[test]
     fn a_shared_connection_remembers_its_latest_viewers() {
         let all = Connections::default();
-        let shared = Arc::new(Connection::default());
+        let shared = connection();
         for seed in 0..=SHARED {
             all.enter(who(u8::try_from(seed).unwrap()), &shared, true);
         }

@@ -6,6 +6,7 @@
 //! `respond.rs`.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -17,7 +18,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use spyglass_daemon::admin::Admin;
 use spyglass_daemon::attach::{Attachment, Revocation};
 use spyglass_daemon::{Shutdown, now_utc};
@@ -35,8 +36,9 @@ use crate::gate::{Gate, Place};
 use crate::metrics::Metrics;
 use crate::outcome::CacheStatus;
 use crate::refusal::Refusal;
-use crate::request::{self, Object, Route};
-use crate::respond::{Asked, Body, Responder};
+use crate::request::{self, Named, Object, Route};
+use crate::respond::{Asked, Body, Prebuilt, Responder};
+use crate::steering::{Player, Steering};
 use crate::viewers::{Lease, Viewers};
 use spyglass_daemon::socket::{Reset, Socket};
 
@@ -78,6 +80,8 @@ pub struct Handler {
     pub admin: Admin,
     /// Whether `/metrics` is served on the viewers' address.
     pub metrics_allowed: bool,
+    /// Where else its players may go.
+    pub steering: RwLock<Arc<Steering>>,
     /// Who watches.
     pub viewers: Mutex<Viewers>,
     /// Where they are connected.
@@ -113,20 +117,20 @@ impl Handler {
             _ => return refuse(Refusal::Method),
         }
         let path = parts.uri.path();
-        let (object, private) = match request::parse(path, parts.uri.query()) {
-            Ok(Route::Public(object)) => (object, false),
-            Ok(Route::Joined { token, object }) => {
+        let (named, viewer) = match request::parse(path, parts.uri.query()) {
+            Ok(Route::Public(named)) => (named, None),
+            Ok(Route::Joined { token, named }) => {
                 let shared = parts.version == Version::HTTP_2;
                 let Some(grant) = self.grant(connection, &token, shared) else {
                     return refuse(Refusal::Denied);
                 };
-                let object = match object {
-                    Ok(object) if object.broadcast == grant.broadcast => object,
+                let named = match named {
+                    Ok(named) if named.broadcast() == grant.broadcast => named,
                     Ok(_) => return refuse(Refusal::Denied),
                     Err(refusal) => return refuse(refusal),
                 };
                 self.on_viewer(&grant);
-                (object, true)
+                (named, Some(grant.viewer))
             }
             Ok(Route::Other) => {
                 return match self.admin.respond(path, self.metrics_allowed) {
@@ -136,7 +140,20 @@ impl Handler {
             }
             Err(refusal) => return refuse(refusal),
         };
+        let private = viewer.is_some();
         let asked = Asked { head, private, blocking: None, headers: &parts.headers };
+        let object = match named {
+            Named::Object(object) => object,
+            Named::Steering(id) => {
+                let pathway = request::pathway(parts.uri.query()).ok().flatten();
+                let (pathway, secure) = (pathway.as_deref(), connection.secure);
+                let player = match viewer {
+                    Some(viewer) => Player::new(pathway, secure, viewer),
+                    None => Player::new(pathway, secure, connection.peer),
+                };
+                return self.steer(id, path, player, asked).await;
+            }
+        };
         let answer = self.find(object, asked);
         let (response, status) = if private {
             tokio::select! {
@@ -179,6 +196,28 @@ impl Handler {
         found.unwrap_or_else(|(refusal, status)| {
             (self.responder.refused(refusal, status, asked.head), status)
         })
+    }
+
+    /// Which edges this player may go to.
+    async fn steer(
+        &self,
+        id: BroadcastId,
+        path: &str,
+        player: Player<'_>,
+        asked: Asked<'_>,
+    ) -> Response<Body> {
+        let (response, status) = match self.broadcasts.exists(id, asked.private).await {
+            Ok(()) => {
+                let below = path.rsplit_once('/').map_or("", |(below, _)| below);
+                let steering = Arc::clone(&self.steering.read());
+                let answer = Prebuilt::steering(steering.document(below, player).into());
+                let status = CacheStatus::Hit;
+                (self.responder.found(&answer, status, Duration::ZERO, asked), status)
+            }
+            Err((refusal, status)) => (self.responder.refused(refusal, status, asked.head), status),
+        };
+        self.metrics.request("steering", status);
+        response
     }
 
     async fn list(
@@ -324,13 +363,14 @@ pub async fn serve(
             () = shutdown.requested() => break,
         };
         match accepted {
-            Ok((stream, peer)) => match gate.enter(peer.ip()) {
+            Ok((stream, from)) => match gate.enter(from.ip()) {
                 Ok(place) => {
                     let server = Server {
                         http: Arc::clone(&http),
                         handler: Arc::clone(&handler),
                         limits,
                         shutdown: shutdown.clone(),
+                        peer: from.ip().to_canonical(),
                     };
                     connections.spawn(server.accepted(stream, tls.clone(), place));
                 }
@@ -353,6 +393,7 @@ struct Server {
     handler: Arc<Handler>,
     limits: Limits,
     shutdown: Shutdown,
+    peer: IpAddr,
 }
 
 impl Server {
@@ -363,11 +404,15 @@ impl Server {
         let reset = Reset::default();
         let socket = Socket::new(stream, self.limits.write, Arc::clone(&reset));
         let Some(tls) = tls else {
-            return connection(self, socket, reset, place).await;
+            let state = Connection::new(self.peer, false);
+            return connection(self, state, socket, reset, place).await;
         };
         // The handshake has as long as a request's header.
         match tokio::time::timeout(self.limits.header, tls.accept(socket)).await {
-            Ok(Ok(stream)) => connection(self, stream, reset, place).await,
+            Ok(Ok(stream)) => {
+                let state = Connection::new(self.peer, true);
+                connection(self, state, stream, reset, place).await
+            }
             Ok(Err(error)) => {
                 debug!(%error, "TLS handshake");
                 self.handler.metrics.closed("tls");
@@ -379,12 +424,13 @@ impl Server {
 
 async fn connection<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     server: Server,
+    state: Connection,
     socket: I,
     reset: Reset,
     place: Place,
 ) {
-    let Server { http, handler, limits, shutdown } = server;
-    let state = Arc::new(Connection::default());
+    let Server { http, handler, limits, shutdown, .. } = server;
+    let state = Arc::new(state);
     let _attended = Attended::new(Arc::clone(&handler), Arc::clone(&state), place);
     let socket = TokioIo::new(socket);
     let service = service_fn(|request| {

@@ -13,7 +13,7 @@
 //!
 //! Pure machines stand in files of their own: [`slot`] (one broadcast's list),
 //! [`directory`] (what exists), [`request`] (what a path means), [`viewers`]
-//! (who watches). Tokens are `spyglass-token`, the link with control is
+//! (who watches), [`steering`] (where players may go). Tokens are `spyglass-token`, the link with control is
 //! `spyglass_daemon::attach`.
 
 pub mod broadcasts;
@@ -32,6 +32,7 @@ pub mod refusal;
 pub mod request;
 pub mod respond;
 pub mod slot;
+pub mod steering;
 pub mod viewers;
 mod watch;
 
@@ -39,7 +40,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use spyglass_api::auth::ClusterKey;
 use spyglass_api::control::{BroadcastRecord, Load, Role};
 use spyglass_daemon::admin::Admin;
@@ -64,6 +65,7 @@ use crate::gate::Gate;
 use crate::http::Handler;
 use crate::metrics::Metrics;
 use crate::respond::Responder;
+use crate::steering::Steering;
 use crate::viewers::Viewers;
 use crate::watch::Watcher;
 
@@ -215,6 +217,11 @@ impl Edge {
             metrics: metrics.clone(),
             admin: self.admin.clone(),
             metrics_allowed: own_admin && is_loopback(&self.http),
+            steering: RwLock::new(Arc::new(Steering::alone(
+                id.clone(),
+                &self.addresses.http,
+                config.steering_seconds,
+            ))),
             viewers: Mutex::new(Viewers::new(config.max_viewers)),
             connections: Default::default(),
         });
@@ -236,6 +243,7 @@ impl Edge {
         tokio::spawn(watcher.run(shutdown.clone()));
         until(tokio::spawn(Arc::clone(&broadcasts).sweep()));
         until(tokio::spawn(beat(Arc::clone(&handler))));
+        until(tokio::spawn(steer(Arc::clone(&handler), attachment.clone())));
         until(tokio::spawn(revoke(Arc::clone(&handler), attachment)));
         until(tokio::spawn(obey(commands)));
         if let Some(listener) = self.separate_admin {
@@ -332,6 +340,20 @@ async fn beat(handler: Arc<Handler>) {
         beat.tick().await;
         handler.on_deadline();
         handler.admin.ready().set(DIRECTORY, handler.broadcasts.is_settled());
+    }
+}
+
+/// Keeps what players are told of the fleet as control tells it; the last known
+/// while control is away.
+async fn steer(handler: Arc<Handler>, attachment: Attachment) {
+    let mut nodes = attachment.nodes();
+    loop {
+        let told = Arc::clone(&nodes.borrow_and_update());
+        let steering = handler.steering.read().among(&told);
+        *handler.steering.write() = Arc::new(steering);
+        if nodes.changed().await.is_err() {
+            return;
+        }
     }
 }
 

@@ -31,7 +31,7 @@ struct OfReason {
 }
 
 /// What a request asked for: `spyglass_media::Resource::kind`, and the rest.
-const KINDS: [&str; 5] = ["chunklist", "chunk", "part", "init", "other"];
+const KINDS: [&str; 6] = ["chunklist", "chunk", "part", "init", "steering", "other"];
 
 /// Handles to all counters; clones share them.
 #[derive(Clone, Debug)]

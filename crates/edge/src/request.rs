@@ -3,10 +3,12 @@
 
 use std::borrow::Cow;
 
+use spyglass_media::steering::STEERING;
 use spyglass_media::{BroadcastId, Resource};
 
 use crate::refusal::Refusal;
 use crate::slot::Awaited;
+use crate::steering::LONGEST_PATHWAY;
 
 /// One named object of one broadcast.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +19,25 @@ pub struct Object {
     pub resource: Resource,
     /// `_HLS_` parameters; default on anything but a list.
     pub directives: Directives,
+}
+
+/// What a path below a broadcast names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Named {
+    /// Bytes that the origin made.
+    Object(Object),
+    /// `steering.json`, which this edge writes itself.
+    Steering(BroadcastId),
+}
+
+impl Named {
+    /// Whose it is.
+    pub const fn broadcast(&self) -> BroadcastId {
+        match self {
+            Self::Object(object) => object.broadcast,
+            Self::Steering(broadcast) => *broadcast,
+        }
+    }
 }
 
 /// Delivery directives of a playlist request (RFC 8216bis section 6.2.5).
@@ -41,13 +62,13 @@ impl Directives {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route<'a> {
     /// `/live/{id}/{resource}`: anyone may have it.
-    Public(Object),
+    Public(Named),
     /// `/v/{token}/…`: the token is judged before the rest is looked at.
     Joined {
         /// As it stands in the path, percent-decoded.
         token: Cow<'a, str>,
         /// `Err` when the rest of the path names nothing.
-        object: Result<Object, Refusal>,
+        named: Result<Named, Refusal>,
     },
     /// Any other path; health and metrics are among them.
     Other,
@@ -63,8 +84,8 @@ pub fn parse<'a>(path: &'a str, query: Option<&str>) -> Result<Route<'a>, Refusa
     }
     let mut segments = path.strip_prefix('/').unwrap_or(path).split('/');
     match segments.next() {
-        Some("live") => match object(segments, query) {
-            Ok(object) => Ok(Route::Public(object)),
+        Some("live") => match named(segments, query) {
+            Ok(named) => Ok(Route::Public(named)),
             Err(Refusal::NotFound) => Ok(Route::Other),
             Err(refusal) => Err(refusal),
         },
@@ -74,26 +95,51 @@ pub fn parse<'a>(path: &'a str, query: Option<&str>) -> Result<Route<'a>, Refusa
             if rest.peek().is_none() {
                 return Ok(Route::Other);
             }
-            Ok(Route::Joined { token: decode(token)?, object: object(rest, query) })
+            Ok(Route::Joined { token: decode(token)?, named: named(rest, query) })
         }
         _ => Ok(Route::Other),
     }
 }
 
-fn object<'a>(
+fn named<'a>(
     mut segments: impl Iterator<Item = &'a str>,
     query: Option<&str>,
-) -> Result<Object, Refusal> {
+) -> Result<Named, Refusal> {
     let (Some(id), Some(name), None) = (segments.next(), segments.next(), segments.next()) else {
         return Err(Refusal::NotFound);
     };
     let broadcast = decode(id)?.parse().map_err(|_| Refusal::NotFound)?;
-    let resource = Resource::parse(&decode(name)?).ok_or(Refusal::NotFound)?;
+    let name = decode(name)?;
+    if name == STEERING {
+        pathway(query)?;
+        return Ok(Named::Steering(broadcast));
+    }
+    let resource = Resource::parse(&name).ok_or(Refusal::NotFound)?;
     let directives = match (resource, query) {
         (Resource::Index | Resource::Chunklist, Some(query)) => directives(query)?,
         _ => Directives::default(),
     };
-    Ok(Object { broadcast, resource, directives })
+    Ok(Named::Object(Object { broadcast, resource, directives }))
+}
+
+/// `_HLS_pathway` of a steering request: where the player plays now.
+///
+/// Letters, digits, `.`, `-` and `_` (section 7.1), [`LONGEST_PATHWAY`] of them;
+/// some players put quotes around them. `_HLS_throughput` is not looked at: it
+/// decides nothing here, and a common player sends negative ones.
+pub fn pathway(query: Option<&str>) -> Result<Option<Cow<'_, str>>, Refusal> {
+    let pairs = query.into_iter().flat_map(|query| query.split('&'));
+    let Some(given) = pairs.filter_map(|pair| pair.strip_prefix("_HLS_pathway=")).next_back()
+    else {
+        return Ok(None);
+    };
+    let mut given = decode(given).map_err(|_| Refusal::Directive)?;
+    if given.starts_with('"') && given.ends_with('"') && given.len() >= 2 {
+        given = Cow::Owned(given[1..given.len() - 1].to_owned());
+    }
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
+    let fits = (1..=LONGEST_PATHWAY).contains(&given.len()) && given.bytes().all(legal);
+    if fits { Ok(Some(given)) } else { Err(Refusal::Directive) }
 }
 
 /// Only names that begin with `_HLS_` matter; of one given twice, the last.
@@ -152,8 +198,9 @@ mod tests {
 
     const ID: &str = "0123456789abc";
 
-    fn object(resource: Resource) -> Object {
-        Object { broadcast: ID.parse().unwrap(), resource, directives: Directives::default() }
+    fn object(resource: Resource) -> Named {
+        let broadcast = ID.parse().unwrap();
+        Named::Object(Object { broadcast, resource, directives: Directives::default() })
     }
 
     #[test]
@@ -171,7 +218,7 @@ mod tests {
             assert_eq!(parse(&path, None), Ok(Route::Public(object(resource))), "{path}");
             let path = format!("/v/v4.public.T/{ID}/{name}");
             let token = Cow::Borrowed("v4.public.T");
-            let joined = Route::Joined { token, object: Ok(object(resource)) };
+            let joined = Route::Joined { token, named: Ok(object(resource)) };
             assert_eq!(parse(&path, None), Ok(joined), "{path}");
         }
     }
@@ -232,8 +279,8 @@ mod tests {
     #[test]
     fn the_token_is_judged_before_what_follows_it() {
         for path in ["/v/bad/x", "/v/bad/0123456789abc/nothing", "/v/bad/0123456789abc/a/b"] {
-            let Ok(Route::Joined { token, object }) = parse(path, None) else { panic!("{path}") };
-            assert_eq!((&*token, object), ("bad", Err(Refusal::NotFound)), "{path}");
+            let Ok(Route::Joined { token, named }) = parse(path, None) else { panic!("{path}") };
+            assert_eq!((&*token, named), ("bad", Err(Refusal::NotFound)), "{path}");
         }
     }
 
@@ -241,7 +288,7 @@ mod tests {
     fn a_query_is_ignored_except_hls_directives() {
         let path = format!("/live/{ID}/chunklist.m3u8");
         let ask = |query| match parse(&path, Some(query)) {
-            Ok(Route::Public(object)) => Ok(object.directives),
+            Ok(Route::Public(Named::Object(object))) => Ok(object.directives),
             Ok(_) => panic!("{query}"),
             Err(refusal) => Err(refusal),
         };
@@ -270,6 +317,31 @@ mod tests {
         assert!(parse(&chunk, Some("_HLS_msn=x")).is_ok());
     }
 
+    #[test]
+    fn a_steering_request_names_a_pathway_or_none() {
+        let path = format!("/live/{ID}/steering.json");
+        let steering = Ok(Route::Public(Named::Steering(ID.parse().unwrap())));
+        let long = "a".repeat(LONGEST_PATHWAY);
+        for (query, pathway) in [
+            ("", None),
+            ("x=1&_HLS_msn=soon", None),
+            ("_HLS_pathway=.&_HLS_throughput=-12", Some(".")),
+            ("_HLS_pathway=edge-2&_HLS_throughput=nonsense", Some("edge-2")),
+            ("_HLS_pathway=%22CDN_A%22", Some("CDN_A")),
+            ("_HLS_pathway=a&_HLS_pathway=b", Some("b")),
+            (&format!("_HLS_pathway={long}"), Some(&long)),
+        ] {
+            assert_eq!(parse(&path, Some(query)), steering, "{query}");
+            assert_eq!(super::pathway(Some(query)).unwrap().as_deref(), pathway, "{query}");
+        }
+        for query in ["_HLS_pathway=", "_HLS_pathway=%zz", "_HLS_pathway=a%20b", "_HLS_pathway=%22"]
+        {
+            assert_eq!(parse(&path, Some(query)), Err(Refusal::Directive), "{query}");
+        }
+        let longer = format!("_HLS_pathway={long}a");
+        assert_eq!(parse(&path, Some(&longer)), Err(Refusal::Directive));
+    }
+
     proptest! {
         #[test]
         fn no_input_panics(path in "[/%a-z0-9.é\\-]{0,60}", query in "(_HLS_(msn|part|skip))?[=&%0-9A-Z]{0,30}") {
@@ -278,7 +350,7 @@ mod tests {
 
         #[test]
         fn what_is_public_names_one_object(path in "/live/0123456789abc/[0-9.\\-inmt4ps%2e]{1,14}") {
-            if let Ok(Route::Public(found)) = parse(&path, None) {
+            if let Ok(Route::Public(Named::Object(found))) = parse(&path, None) {
                 prop_assert_eq!(Resource::parse(&found.resource.to_string()), Some(found.resource));
             }
         }

@@ -103,6 +103,12 @@ impl Head {
     /// Of the object with these bytes: the ETag depends on nothing else, so it
     /// is the same on every edge and another for every encoding.
     pub fn new(resource: Resource, encoding: Encoding, digest: Digest) -> Self {
+        let list = matches!(resource, Resource::Index | Resource::Chunklist);
+        Self::build(resource.content_type(), list, encoding, digest)
+    }
+
+    /// `list`: it changes.
+    fn build(content_type: &'static str, list: bool, encoding: Encoding, digest: Digest) -> Self {
         let mut etag = String::with_capacity(34);
         etag.push('"');
         for byte in &digest[..16] {
@@ -110,16 +116,18 @@ impl Head {
             etag.push(char::from_digit(u32::from(byte & 15), 16).unwrap_or('0'));
         }
         etag.push('"');
-        let (public, private) = match resource {
-            Resource::Index | Resource::Chunklist => ("public, max-age=1", "private, max-age=1"),
-            _ => ("public, max-age=31536000, immutable", "private, max-age=31536000, immutable"),
+        let (public, private) = match list {
+            true => ("public, max-age=1", "private, max-age=1"),
+            false => {
+                ("public, max-age=31536000, immutable", "private, max-age=31536000, immutable")
+            }
         };
         let mut headers = common(public);
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(resource.content_type()));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         if encoding == Encoding::Gzip {
             headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         }
-        if !matches!(resource, Resource::Index | Resource::Chunklist) {
+        if !list {
             headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
         }
         // Hex digits between quotes.
@@ -145,6 +153,12 @@ impl Prebuilt {
     pub fn new(resource: Resource, encoding: Encoding, body: Bytes) -> Self {
         let digest = Sha256::digest(&body).into();
         Self { head: Head::new(resource, encoding, digest), body }
+    }
+
+    /// `steering.json`, which lives as long as a list.
+    pub fn steering(body: Bytes) -> Self {
+        let digest = Sha256::digest(&body).into();
+        Self { head: Head::build("application/json", true, Encoding::Identity, digest), body }
     }
 
     /// What its answer says besides the bytes.

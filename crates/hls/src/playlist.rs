@@ -13,6 +13,7 @@ use std::io::Write as _;
 
 use bytes::Bytes;
 use flate2::{Compression, GzBuilder};
+use spyglass_media::steering::{PATHWAY, STEERING, VARIANT};
 use spyglass_media::{Resource, UtcTime};
 
 use crate::chunklist::{Line, LowLatency, OpenLine, PartLine, Snapshot};
@@ -169,14 +170,21 @@ fn part_lines(text: &mut String, epoch: u32, sequence: u64, parts: &[PartLine]) 
 }
 
 /// Writes the multivariant playlist, `index.m3u8` (4.4.6).
+///
+/// Its one pathway is wherever the player got it from; which others there are
+/// is said by the edge's steering document beside it (4.4.6.6). A variant has a
+/// stable name, so that the document can give its URL elsewhere.
 pub fn multivariant(snapshot: &Snapshot) -> String {
     let mut text = "#EXTM3U\n".to_owned();
     if let Some(stream) = &snapshot.stream {
+        let pathway = format_args!("PATHWAY-ID=\"{PATHWAY}\"");
+        tag(&mut text, format_args!("CONTENT-STEERING:SERVER-URI=\"{STEERING}\",{pathway}"));
         _ = write!(text, "#EXT-X-STREAM-INF:BANDWIDTH={}", stream.bandwidth);
         _ = write!(text, ",CODECS=\"{}\"", stream.codecs);
         if let Some((width, height)) = stream.resolution {
             _ = write!(text, ",RESOLUTION={width}x{height}");
         }
+        _ = write!(text, ",STABLE-VARIANT-ID=\"{VARIANT}\",{pathway}");
         _ = writeln!(text, "\n{}", Resource::Chunklist);
     }
     text
@@ -268,7 +276,8 @@ mod tests {
         assert_eq!(
             multivariant(&snapshot()),
             "#EXTM3U
-#EXT-X-STREAM-INF:BANDWIDTH=1310720,CODECS=\"avc1.64001e,mp4a.40.2\",RESOLUTION=640x360
+#EXT-X-CONTENT-STEERING:SERVER-URI=\"steering.json\",PATHWAY-ID=\".\"
+#EXT-X-STREAM-INF:BANDWIDTH=1310720,CODECS=\"avc1.64001e,mp4a.40.2\",RESOLUTION=640x360,STABLE-VARIANT-ID=\"main\",PATHWAY-ID=\".\"
 chunklist.m3u8
 "
         );

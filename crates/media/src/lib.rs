@@ -14,6 +14,7 @@ mod frame;
 mod id;
 mod location;
 mod resource;
+pub mod steering;
 mod time;
 mod version;
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use spyglass_api::control::{Node, Revocation};
-use spyglass_media::UtcTime;
+use spyglass_media::{Location, UtcTime};
 use tracing::{error, warn};
 
 use super::keys::{self, HeldKeys};
@@ -32,6 +32,12 @@ struct SavedNode {
     grpc: String,
     http: String,
     draining: bool,
+    #[serde(default)]
+    location: Option<Location>,
+    #[serde(default)]
+    load_percent: u32,
+    #[serde(default)]
+    lost: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -60,6 +66,9 @@ pub(super) fn read(state: &StateDir, now: UtcTime) -> Result<Restored, Error> {
         grpc: node.grpc,
         http: node.http,
         draining: node.draining,
+        location: node.location.map(Into::into),
+        load_percent: node.load_percent,
+        lost: node.lost,
     });
     let mut revocations = Revocations::default();
     for SavedRevocation { broadcast, viewer, expires_at_ms } in file::<Vec<_>>(state, REVOCATIONS)?
@@ -133,6 +142,9 @@ fn render(shared: &Shared) -> Rendered {
             grpc: node.grpc,
             http: node.http,
             draining: node.draining,
+            location: node.location.and_then(|location| location.try_into().ok()),
+            load_percent: node.load_percent,
+            lost: node.lost,
         })
         .collect();
     let revocations: Vec<SavedRevocation> = shared

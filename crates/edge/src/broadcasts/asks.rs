@@ -24,6 +24,12 @@ pub enum Found {
 }
 
 impl Broadcasts {
+    /// Whether there is such a broadcast for who asks. `proven`: a valid token
+    /// names it.
+    pub async fn exists(&self, id: BroadcastId, proven: bool) -> Result<(), Refused> {
+        self.admit(id, proven).await.map_err(negative)
+    }
+
     /// The lists of a broadcast, once they name what is awaited. `proven`: a
     /// valid token names it.
     pub async fn lists(

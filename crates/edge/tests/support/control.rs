@@ -60,7 +60,11 @@ impl Control {
     }
 
     pub fn set_origins(&self, origins: &[&Origin]) {
-        *self.told.nodes.lock() = origins.iter().map(|origin| origin.node()).collect();
+        self.set_nodes(origins.iter().map(|origin| origin.node()).collect());
+    }
+
+    pub fn set_nodes(&self, nodes: Vec<Node>) {
+        *self.told.nodes.lock() = nodes;
         let nodes = Nodes { nodes: self.told.nodes.lock().clone() };
         let _ = self.told.updates.send(Update { update: Some(update::Update::Nodes(nodes)) });
     }
@@ -139,6 +143,6 @@ pub fn origin_node(id: &str, address: SocketAddr) -> Node {
         role: Role::Origin.into(),
         grpc: format!("http://{address}"),
         http: String::new(),
-        draining: false,
+        ..Node::default()
     }
 }
