@@ -281,6 +281,11 @@ impl Session {
                 panel.on_report(node, id, Said { phase, at, epoch: event.epoch }).await;
                 Ok(())
             }
+            Kind::Delays(report) => {
+                let is_known = |id| panel.broadcasts.get(id).is_some();
+                panel.delays.on_report(&report, is_known, Instant::now());
+                Ok(())
+            }
             Kind::Leases(delta) => {
                 let begun = delta.begun.iter().map(lease).collect::<Result<_, _>>()?;
                 let ended = delta.ended.iter().map(name).collect::<Result<Vec<_>, _>>()?;

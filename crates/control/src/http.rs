@@ -10,6 +10,7 @@ mod broadcasts;
 mod caller;
 mod census;
 mod client;
+mod delay;
 mod events;
 mod fields;
 mod first_bytes;
@@ -66,6 +67,7 @@ fn operations(with_metrics: bool) -> Vec<Operation> {
         webhooks::operations(),
         broadcasts::operations(),
         viewers::operations(),
+        delay::operations(),
         nodes::operations(),
         keys::operations(),
         audit::operations(),

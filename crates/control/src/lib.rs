@@ -21,6 +21,7 @@ mod audit;
 mod away;
 pub mod broadcasts;
 mod config;
+mod delays;
 mod events;
 pub mod fleet;
 mod follow;
@@ -251,6 +252,7 @@ impl Control {
             tokio::spawn(events::feed::tail(Arc::clone(&panel), shutdown.clone())),
             tokio::spawn(events::viewers::run(Arc::clone(&panel), shutdown.clone())),
             tokio::spawn(webhooks::deliver::run(Arc::clone(&panel), shutdown.clone())),
+            tokio::spawn(delays::run(Arc::clone(&panel), shutdown.clone())),
             tokio::spawn(joined::follow(Arc::clone(&panel), shutdown.clone())),
             tokio::spawn(history::run(Arc::clone(&panel), shutdown.clone())),
         ];

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, MutexGuard};
 use spyglass_api::control::{self, update::Update};
 use spyglass_daemon::admin::Admin;
+use spyglass_daemon::delay::Histograms;
 use spyglass_daemon::reload::Live;
 use spyglass_daemon::{Secret, now_utc, random};
 use spyglass_media::{BroadcastId, Location, NodeId, UserId, ViewerId};
@@ -24,6 +25,7 @@ use tracing::{info, warn};
 use crate::away::{Unwritten, Watched};
 use crate::broadcasts::Broadcasts;
 use crate::config::Config;
+use crate::delays::Delays;
 use crate::events::feed::Feed;
 use crate::events::streams::Streams;
 use crate::events::viewers::{self, Viewers};
@@ -125,6 +127,8 @@ pub struct Panel {
     pub feed: Feed,
     /// What happens to viewers.
     pub viewer_events: Viewers,
+    /// How long each stage takes.
+    pub delays: Delays,
     /// Addresses that are told of either.
     pub webhooks: Webhooks,
     /// Who listens to either.
@@ -161,6 +165,7 @@ impl Panel {
         let watched = Arc::new(Watched::new(Arc::<dyn Engine>::clone(&engine)));
         let store = Arc::clone(&watched) as Arc<dyn Store>;
         let metrics = Metrics::register(&mut admin.registry());
+        let delays = Histograms::register(&mut admin.registry());
         let mut fleet = Fleet::new(config.max_nodes, config.max_viewers);
         nodes::restore(&*store, &mut fleet).await?;
         Ok(Self {
@@ -181,6 +186,7 @@ impl Panel {
             histories: Histories::default(),
             feed: Feed::load(&*engine).await?,
             viewer_events: Viewers::default(),
+            delays: Delays::new(delays, Instant::now()),
             webhooks: Webhooks::new(Arc::clone(&store), config.max_webhooks),
             streams: Streams::new(config.max_streams, config.max_streams_per_user),
             revocations: Revocations::load(Arc::clone(&store), config.max_revocations).await?,

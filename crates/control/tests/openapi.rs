@@ -391,6 +391,18 @@ async fn broadcasts(
     asked.ask("playBroadcast", play(NONE, 404)).await;
 
     let path = of(&id, &format!("/viewers/{viewer}"));
+    let token = text(&joined.json()["token"]);
+    let told =
+        json!({"tier": "hls", "samples": [{"last_mile": 0.01, "buffering": 2, "total": 5.5}]});
+    let tell = format!("{path}/delay");
+    asked.ask("reportDelay", call(tell.clone(), &token, told.clone(), 200)).await;
+    asked.ask("reportDelay", call(tell.clone(), &token, told.clone(), 429)).await;
+    asked.ask("reportDelay", call(tell.clone(), "", told.clone(), 401)).await;
+    asked.ask("reportDelay", call(tell.clone(), OPERATOR, told.clone(), 403)).await;
+    asked.fields("reportDelay", call(tell, &token, told, 400)).await;
+    let delay = || call(of(&id, "/delay"), "", null(), 200);
+    asked.ask("getDelay", delay()).await;
+    asked.ask("getDelay", call(of(NONE, "/delay"), "", null(), 404)).await;
     asked.ask("leave", call(path.clone(), "", null(), 401)).await;
     asked.ask("leave", call(path.clone(), OPERATOR, null(), 204)).await;
     let kick = format!("{path}/kick");

@@ -30,7 +30,9 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 use spyglass_api::auth::ClusterKey;
-use spyglass_api::control::{BroadcastEvent, BroadcastRecord, Expect, Lease, Load, Node, Role};
+use spyglass_api::control::{
+    BroadcastEvent, BroadcastRecord, Delay, DelayReport, Expect, Lease, Load, Node, Role,
+};
 use spyglass_media::{BroadcastId, Location, NodeId, ViewerId};
 use spyglass_token::KeySet;
 use tokio::sync::{broadcast, mpsc, watch};
@@ -55,6 +57,10 @@ const REVOCATIONS_BEHIND: usize = 1_024;
 /// Events that wait to be sent to one control; beyond it that link starts anew,
 /// and its Register tells everything at once.
 const EVENTS: usize = 1_024;
+
+/// Reports of delays that wait to be sent to one control; beyond it the oldest
+/// are lost to it.
+const DELAYS: usize = 64;
 
 /// Tells the link of one control from another's.
 type LinkId = u64;
@@ -133,6 +139,7 @@ struct Shared {
     revoked: broadcast::Sender<Revocation>,
     leases: Mutex<Leases>,
     events: broadcast::Sender<BroadcastEvent>,
+    delays: broadcast::Sender<DelayReport>,
     /// What each attached control said.
     heard: Mutex<Heard>,
     controls: Mutex<Controls>,
@@ -230,6 +237,15 @@ impl Attachment {
         let _ = self.0.events.send(event);
     }
 
+    /// Delays that were measured since the last call ([`crate::delay`]). A
+    /// control that is away never hears of them.
+    pub fn delays(&self, measured: Vec<Delay>) {
+        for report in crate::delay::reports(measured) {
+            // Without links there is nobody to tell.
+            let _ = self.0.delays.send(report);
+        }
+    }
+
     /// A viewer is here, or is here under another generation of its seat.
     pub fn lease_begun(&self, lease: Lease) {
         self.0.leases.lock().begin(&lease);
@@ -274,6 +290,7 @@ pub fn start(
         revoked: broadcast::Sender::new(REVOCATIONS_BEHIND),
         leases: Mutex::default(),
         events: broadcast::Sender::new(EVENTS),
+        delays: broadcast::Sender::new(DELAYS),
         heard: Mutex::default(),
         controls: Mutex::new(Controls::new(controls, saved.controls, Instant::now())),
         controls_changed: tokio::sync::Notify::new(),

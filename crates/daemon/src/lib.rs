@@ -4,7 +4,8 @@
 //! Starting: [`config`] (file, environment, flags), [`log`], [`listen`],
 //! [`state`]. Running: [`Shutdown`], [`admin`] (health and metrics),
 //! [`panics`], [`grpc`] channels and servers, [`attach`] (a node's link with
-//! control), [`meter`] (how busy the process is). Small things used everywhere: [`Backoff`], [`Secret`],
+//! control), [`meter`] (how busy the process is),
+//! [`delay`] (how long media take). Small things used everywhere: [`Backoff`], [`Secret`],
 //! [`http`] (problem documents, public URLs), the clock and randomness.
 //!
 //! Pure machines elsewhere get the time and random bytes passed in; the calls
@@ -14,6 +15,7 @@ pub mod admin;
 pub mod attach;
 mod backoff;
 pub mod config;
+pub mod delay;
 pub mod grpc;
 pub mod http;
 pub mod listen;

@@ -2,7 +2,8 @@
 //!
 //! A [`Frame`] is what a publisher sends and a push viewer gets; [`MediaTime`]
 //! is where it stands in its broadcast. [`Version`] and [`Position`] order what
-//! viewers poll for, [`Resource`] names it. Ids parse once, at the border, into
+//! viewers poll for, [`Resource`] names it; [`delay`] counts how long each
+//! stage of the way took. Ids parse once, at the border, into
 //! types that cannot be wrong.
 //!
 //! Nothing here does I/O, reads a clock or knows a codec library. How frames
@@ -10,6 +11,7 @@
 //! `spyglass-hls`.
 
 mod capture;
+pub mod delay;
 mod frame;
 mod id;
 mod location;

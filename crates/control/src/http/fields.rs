@@ -131,6 +131,17 @@ impl Fields {
         ids.map(Some).ok_or_else(|| Problem::bad(advice))
     }
 
+    /// A list of anything.
+    pub fn list(&mut self, name: &str, most: usize) -> Result<Vec<Value>, Problem> {
+        match self.take(name) {
+            None => Ok(Vec::new()),
+            Some(Value::Array(list)) if list.len() <= most => Ok(list),
+            Some(_) => {
+                Err(Problem::bad(format!("field `{name}`: give a list of at most {most} objects")))
+            }
+        }
+    }
+
     /// A list of words.
     pub fn words(&mut self, name: &str, most: usize) -> Result<Vec<String>, Problem> {
         let Some(value) = self.take(name) else { return Ok(Vec::new()) };

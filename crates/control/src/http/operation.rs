@@ -30,6 +30,8 @@ pub enum Who {
     ThatUser,
     /// Whose broadcast it is, or the operator.
     Owner,
+    /// The viewer itself.
+    ThatViewer,
     /// The viewer itself, the broadcast's owner, or the operator.
     ViewerOrOwner,
     /// The operator alone.
@@ -45,6 +47,7 @@ impl Who {
             Self::User => "a user or the operator",
             Self::ThatUser => "that user or the operator",
             Self::Owner => "the broadcast's owner or the operator",
+            Self::ThatViewer => "that viewer",
             Self::ViewerOrOwner => "that viewer, the broadcast's owner or the operator",
             Self::Operator => "the operator",
         }
@@ -56,6 +59,7 @@ impl Who {
             Self::Anyone => (&[], true),
             Self::AnyoneOrListed => (&["operatorKey", "userToken", "viewerToken"], true),
             Self::User | Self::ThatUser | Self::Owner => (&["operatorKey", "userToken"], false),
+            Self::ThatViewer => (&["viewerToken"], false),
             Self::ViewerOrOwner => (&["operatorKey", "userToken", "viewerToken"], false),
             Self::Operator => (&["operatorKey"], false),
         }

@@ -5,6 +5,8 @@
 //! `tests/openapi.rs` holds every answer of a running control against these,
 //! strictly: a field that is answered and not named here fails it.
 
+mod delay;
+
 use serde_json::{Map, Value, json};
 
 /// Broadcasts, users and viewers have such ids.
@@ -12,7 +14,7 @@ const ID: &str = "^[0-9a-z]{13}$";
 
 /// Every shape by name.
 pub fn all() -> Map<String, Value> {
-    let groups = [plain(), people(), broadcasts(), viewers(), operation()];
+    let groups = [plain(), people(), broadcasts(), viewers(), operation(), delay::shapes()];
     groups.into_iter().flatten().map(|(name, shape)| (name.to_owned(), shape)).collect()
 }
 

@@ -217,6 +217,7 @@ impl Link {
         shutdown: &Shutdown,
     ) -> End {
         let Node { shared, source, commands, .. } = &*self.node;
+        let mut delays = shared.delays.subscribe();
         let mut heartbeat = interval(HEARTBEAT);
         let mut delta = interval(DELTA);
         let mut digest = tokio::time::interval_at(Instant::now() + DIGEST, DIGEST);
@@ -243,6 +244,12 @@ impl Link {
                     Err(RecvError::Lagged(_)) => {
                         return End::Lost("too many events at once; registering again".into());
                     }
+                    Err(RecvError::Closed) => return End::Shutdown,
+                },
+                delays = delays.recv(), if outbox.has_room() => match delays {
+                    Ok(report) => outbox.delays(report),
+                    // What is lost was of a moment that is over.
+                    Err(RecvError::Lagged(_)) => {}
                     Err(RecvError::Closed) => return End::Shutdown,
                 },
                 _ = heartbeat.tick() => outbox.heartbeat(source.load()),

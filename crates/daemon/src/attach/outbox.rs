@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 use spyglass_api::control::report::Report as Kind;
-use spyglass_api::control::{BroadcastEvent, Heartbeat, LeaseDelta, Load, Report};
+use spyglass_api::control::{BroadcastEvent, DelayReport, Heartbeat, LeaseDelta, Load, Report};
 
 use super::leases::Digest;
 
@@ -27,7 +27,7 @@ impl Outbox {
         self.heartbeat = Some(load);
     }
 
-    /// Whether an event or a delta may be added.
+    /// Whether an event, delays or a delta may be added.
     pub fn has_room(&self) -> bool {
         self.queue.len() < ENOUGH
     }
@@ -35,6 +35,11 @@ impl Outbox {
     /// Adds an event.
     pub fn event(&mut self, event: BroadcastEvent) {
         self.queue.push_back(Kind::Event(event));
+    }
+
+    /// Adds a report of delays.
+    pub fn delays(&mut self, report: DelayReport) {
+        self.queue.push_back(Kind::Delays(report));
     }
 
     /// Whether a delta may be added: none may overtake a digest.
