@@ -1,13 +1,16 @@
 //! Opening listeners, with errors that tell what to do.
 
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use tokio::net::{TcpListener, TcpSocket};
 
 /// Connections that the kernel may hold for us: a burst of viewers who arrive
 /// together must not be turned away.
 const BACKLOG: u32 = 4_096;
+
+/// Attempts to find a port that is free over TCP and UDP.
+const ATTEMPTS: u32 = 16;
 
 /// A listener that could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +44,27 @@ fn advice(address: SocketAddr, error: &io::Error) -> String {
 /// Listens on `address`; port 0 takes a free one. `flag` is named in the error.
 pub async fn tcp(flag: &'static str, address: SocketAddr) -> Result<TcpListener, Error> {
     open(address).map_err(|source| Error { flag, address, source })
+}
+
+/// Listens on `address` over TCP, and over UDP on the same port: HTTPS and
+/// HTTP/3. Port 0 takes one that is free in both.
+pub async fn tcp_and_udp(
+    flag: &'static str,
+    address: SocketAddr,
+) -> Result<(TcpListener, UdpSocket), Error> {
+    let mut attempts = if address.port() == 0 { ATTEMPTS } else { 1 };
+    loop {
+        attempts -= 1;
+        let opened = open(address).and_then(|tcp| {
+            let udp = UdpSocket::bind(tcp.local_addr()?)?;
+            udp.set_nonblocking(true)?;
+            Ok((tcp, udp))
+        });
+        match opened {
+            Err(error) if attempts > 0 && error.kind() == io::ErrorKind::AddrInUse => {}
+            opened => return opened.map_err(|source| Error { flag, address, source }),
+        }
+    }
 }
 
 fn open(address: SocketAddr) -> io::Result<TcpListener> {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::header::{ALT_SVC, CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -42,17 +42,20 @@ use crate::steering::{Player, Steering};
 use crate::viewers::{Lease, Viewers};
 use spyglass_daemon::socket::{Reset, Socket};
 
-const HEADERS: usize = 64;
-const HEADER_BYTES: usize = 16 * 1024;
+/// Header fields of a request.
+pub const HEADERS: usize = 64;
 
-/// Requests at once on one HTTP/2 connection.
-const STREAMS: u32 = 100;
+/// Bytes of them.
+pub const HEADER_BYTES: usize = 16 * 1024;
+
+/// Requests at once on one HTTP/2 or HTTP/3 connection.
+pub const STREAMS: u32 = 100;
 
 /// HTTP/2 pings: a peer that is gone is noticed.
 const PING: Duration = Duration::from_secs(20);
 
 /// How long the last answer on a kicked viewer's connection may take.
-const LAST_WORD: Duration = Duration::from_millis(300);
+pub const LAST_WORD: Duration = Duration::from_millis(300);
 
 /// Times of a connection.
 #[derive(Clone, Copy, Debug)]
@@ -93,13 +96,14 @@ fn now() -> Instant {
 }
 
 impl Handler {
-    async fn answer(
+    /// The answer to a request of any version; the body of a request is not
+    /// looked at.
+    pub async fn answer(
         &self,
         connection: &Arc<Connection>,
-        request: Request<Incoming>,
+        parts: http::request::Parts,
     ) -> Response<Body> {
         let _active = connection.begin(now());
-        let (parts, _) = request.into_parts();
         let head = parts.method == Method::HEAD;
         let refuse = |refusal| {
             self.metrics.request("other", CacheStatus::Negative);
@@ -120,7 +124,7 @@ impl Handler {
         let (named, viewer) = match request::parse(path, parts.uri.query()) {
             Ok(Route::Public(named)) => (named, None),
             Ok(Route::Joined { token, named }) => {
-                let shared = parts.version == Version::HTTP_2;
+                let shared = parts.version >= Version::HTTP_2;
                 let Some(grant) = self.grant(connection, &token, shared) else {
                     return refuse(Refusal::Denied);
                 };
@@ -327,11 +331,20 @@ fn has_body(headers: &HeaderMap) -> bool {
     length.is_some_and(|length| length != b"0") || headers.contains_key(TRANSFER_ENCODING)
 }
 
+/// How connections are secured.
+#[derive(Clone)]
+pub struct Tls {
+    /// Shakes hands.
+    pub acceptor: TlsAcceptor,
+    /// Where HTTP/3 is (RFC 7838).
+    pub alternative: HeaderValue,
+}
+
 /// Serves viewers until `shutdown`; then those connections that are idle close
 /// at once and the others after their answer.
 pub async fn serve(
     listener: TcpListener,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Tls>,
     handler: Arc<Handler>,
     gate: Gate,
     limits: Limits,
@@ -397,7 +410,7 @@ struct Server {
 }
 
 impl Server {
-    async fn accepted(self, stream: TcpStream, tls: Option<TlsAcceptor>, place: Place) {
+    async fn accepted(self, stream: TcpStream, tls: Option<Tls>, place: Place) {
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%error, "socket options");
         }
@@ -405,13 +418,13 @@ impl Server {
         let socket = Socket::new(stream, self.limits.write, Arc::clone(&reset));
         let Some(tls) = tls else {
             let state = Connection::new(self.peer, false);
-            return connection(self, state, socket, reset, place).await;
+            return connection(self, state, socket, reset, place, None).await;
         };
         // The handshake has as long as a request's header.
-        match tokio::time::timeout(self.limits.header, tls.accept(socket)).await {
+        match tokio::time::timeout(self.limits.header, tls.acceptor.accept(socket)).await {
             Ok(Ok(stream)) => {
                 let state = Connection::new(self.peer, true);
-                connection(self, state, stream, reset, place).await
+                connection(self, state, stream, reset, place, Some(tls.alternative)).await
             }
             Ok(Err(error)) => {
                 debug!(%error, "TLS handshake");
@@ -428,14 +441,23 @@ async fn connection<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     socket: I,
     reset: Reset,
     place: Place,
+    alternative: Option<HeaderValue>,
 ) {
     let Server { http, handler, limits, shutdown, .. } = server;
     let state = Arc::new(state);
     let _attended = Attended::new(Arc::clone(&handler), Arc::clone(&state), place);
     let socket = TokioIo::new(socket);
-    let service = service_fn(|request| {
+    let service = service_fn(|request: Request<Incoming>| {
         let (handler, state) = (Arc::clone(&handler), Arc::clone(&state));
-        async move { Ok::<_, Infallible>(handler.answer(&state, request).await) }
+        let alternative = alternative.clone();
+        async move {
+            let (parts, _) = request.into_parts();
+            let mut response = handler.answer(&state, parts).await;
+            if let Some(alternative) = alternative {
+                response.headers_mut().insert(ALT_SVC, alternative);
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let mut serving = std::pin::pin!(http.serve_connection(socket, service));
     let accepted = now();
@@ -487,14 +509,15 @@ async fn connection<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 
 /// A connection while it is open; what it holds is given back also when its
 /// task panics.
-struct Attended {
+pub struct Attended {
     handler: Arc<Handler>,
     state: Arc<Connection>,
     _place: Place,
 }
 
 impl Attended {
-    fn new(handler: Arc<Handler>, state: Arc<Connection>, place: Place) -> Self {
+    /// `state` is open until the result is dropped.
+    pub fn new(handler: Arc<Handler>, state: Arc<Connection>, place: Place) -> Self {
         handler.metrics.connections.inc();
         Self { handler, state, _place: place }
     }

@@ -25,6 +25,7 @@ pub mod fetch;
 pub mod filling;
 pub mod gate;
 mod http;
+mod http3;
 pub mod metrics;
 pub mod negotiate;
 pub mod outcome;
@@ -36,7 +37,7 @@ pub mod steering;
 pub mod viewers;
 mod watch;
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -55,14 +56,15 @@ use spyglass_media::NodeId;
 use tokio::net::TcpListener;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
-use tracing::info;
+use tracing::{error, info};
 
 use crate::broadcasts::Broadcasts;
 use crate::cache::Objects;
 pub use crate::config::{Config, Fill};
 use crate::gate::Gate;
-use crate::http::Handler;
+use crate::http::{Handler, Tls};
 use crate::metrics::Metrics;
 use crate::respond::Responder;
 use crate::steering::Steering;
@@ -98,6 +100,9 @@ pub enum Error {
     /// There is no certificate for HTTPS.
     #[error(transparent)]
     Tls(#[from] tls::Error),
+    /// HTTP/3 cannot be served.
+    #[error("HTTP/3: {0}")]
+    Quic(std::io::Error),
     /// The link with control could not be set up.
     #[error(transparent)]
     Attach(#[from] attach::Error),
@@ -127,7 +132,7 @@ pub struct Edge {
     admin: Admin,
     metrics: Metrics,
     http: TcpListener,
-    https: Option<(TcpListener, Identity)>,
+    https: Option<(TcpListener, UdpSocket, Identity)>,
     separate_admin: Option<TcpListener>,
 }
 
@@ -155,7 +160,7 @@ impl Edge {
         let mut addresses = Addresses { id, http: public, https: None, health };
         let mut https = None;
         if let Some(address) = config.https {
-            let listener = listen::tcp("--https", address).await?;
+            let (listener, udp) = listen::tcp_and_udp("--https", address).await?;
             let url = public_url(None, "https", &listener, "");
             let (cert, key) = (config.tls_cert.as_deref(), config.tls_key.as_deref());
             let host = address.ip().to_string();
@@ -164,7 +169,7 @@ impl Edge {
                 info!(%url, "HTTPS with a development certificate: players must be told to trust it");
             }
             addresses.https = Some(url);
-            https = Some((listener, identity));
+            https = Some((listener, udp, identity));
         }
         let live = Live::new(config.clone());
         Ok(Self {
@@ -255,20 +260,26 @@ impl Edge {
         let gate = Gate::new(config.max_connections, config.max_connections_per_address);
         until(tokio::spawn(relimit(self.live.clone(), gate.clone())));
         let limits = config.http_limits();
-        let tls = self.https.map(|(listener, identity)| {
+        let mut serving = JoinSet::new();
+        if let Some((listener, udp, identity)) = self.https {
             tokio::spawn(identity.clone().follow(shutdown.clone()));
             let config = identity.server_config(&[b"h2", b"http/1.1"]);
-            let tls = TlsAcceptor::from(Arc::new(config));
-            let (handler, gate) = (Arc::clone(&handler), gate.clone());
-            http::serve(listener, Some(tls), handler, gate, limits, shutdown.clone())
-        });
-        let plain = http::serve(self.http, None, handler, gate, limits, shutdown.clone());
+            let alternative = http3::alternative(listener.local_addr().map_or(0, |it| it.port()));
+            let tls = Tls { acceptor: TlsAcceptor::from(Arc::new(config)), alternative };
+            let endpoint = http3::open(udp, &identity, limits).map_err(Error::Quic)?;
+            let (over_tls, over_quic) = (Arc::clone(&handler), Arc::clone(&handler));
+            let (tls_gate, quic_gate) = (gate.clone(), gate.clone());
+            let stop = shutdown.clone();
+            serving.spawn(http::serve(listener, Some(tls), over_tls, tls_gate, limits, stop));
+            let stop = shutdown.clone();
+            serving.spawn(http3::serve(endpoint, over_quic, quic_gate, limits, stop));
+        }
+        serving.spawn(http::serve(self.http, None, handler, gate, limits, shutdown.clone()));
         let serving = async {
-            match tls {
-                Some(tls) => {
-                    tokio::join!(tls, plain);
+            while let Some(ended) = serving.join_next().await {
+                if let Err(error) = ended {
+                    error!(%error, "a listener failed");
                 }
-                None => plain.await,
             }
         };
         let drained = async {

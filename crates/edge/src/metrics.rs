@@ -44,6 +44,8 @@ pub struct Metrics {
     pub viewers: Gauge,
     /// Connections open.
     pub connections: Gauge,
+    /// Requests that wait.
+    pub waiting: Gauge,
     /// Bytes of bodies handed to the network.
     pub bytes: Counter,
     /// Broadcasts in the directory.
@@ -72,6 +74,7 @@ impl Metrics {
             closed: Family::default(),
             viewers: viewers.get_or_create(&OfTier { tier: "hls" }).clone(),
             connections: Gauge::default(),
+            waiting: Gauge::default(),
             bytes: Counter::default(),
             broadcasts: Gauge::default(),
             refused_broadcasts: Counter::default(),
@@ -86,6 +89,11 @@ impl Metrics {
         );
         registry.register("spyglass_viewers", "Viewers who ask", viewers);
         registry.register("spyglass_edge_connections", "Open", metrics.connections.clone());
+        registry.register(
+            "spyglass_edge_requests_waiting",
+            "Requests that wait for media to come",
+            metrics.waiting.clone(),
+        );
         registry.register(
             "spyglass_edge_connections_closed",
             "Connections that this edge closed, by reason",
@@ -107,6 +115,12 @@ impl Metrics {
         metrics
     }
 
+    /// A request waits until the result is dropped.
+    pub fn wait(&self) -> Waiting {
+        self.waiting.inc();
+        Waiting(self.waiting.clone())
+    }
+
     /// A request was answered; `resource` is its kind, `other` for none.
     pub fn request(&self, resource: &'static str, status: CacheStatus) {
         let kind = KINDS.iter().position(|kind| *kind == resource).unwrap_or(KINDS.len() - 1);
@@ -121,6 +135,16 @@ impl Metrics {
     /// A connection was closed for this reason.
     pub fn closed(&self, reason: &'static str) {
         self.closed.get_or_create(&OfReason { reason }).inc();
+    }
+}
+
+/// See [`Metrics::wait`].
+#[derive(Debug)]
+pub struct Waiting(Gauge);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 

@@ -74,6 +74,10 @@ impl http_body::Body for Body {
 /// SHA-256 of an object.
 pub type Digest = [u8; 32];
 
+/// Urgency of an answer (RFC 9218); players' lists are more urgent than media
+/// (HLS-RULES L9), which has the default.
+pub const PRIORITY: HeaderName = HeaderName::from_static("priority");
+
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 const EXPOSED: HeaderValue =
     HeaderValue::from_static("Age, Cache-Status, Content-Range, Date, ETag");
@@ -129,6 +133,8 @@ impl Head {
         }
         if !list {
             headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        } else {
+            headers.insert(PRIORITY, HeaderValue::from_static("u=1"));
         }
         // Hex digits between quotes.
         headers.insert(ETAG, etag.parse().unwrap_or(HeaderValue::from_static("\"\"")));

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use super::{Broadcast, Broadcasts, Listed, Refused, fill, negative, now};
 use crate::cache::{Filled, Outcome};
 use crate::filling::Filling;
+use crate::metrics::Waiting;
 use crate::outcome::CacheStatus;
 use crate::refusal::Refusal;
 use crate::respond::Object;
@@ -41,7 +42,7 @@ impl Broadcasts {
         self.admit(id, proven).await.map_err(negative)?;
         let broadcast = self.open(id).map_err(negative)?;
         let asked = broadcast.slot.lock().ask(now(), awaits);
-        let mut wake: Option<watch::Receiver<()>> = None;
+        let mut wake: Option<(watch::Receiver<()>, Waiting)> = None;
         // How this request counts: what was held when it came, and whether any
         // fetch was its own.
         let mut forwarded: Option<(bool, bool)> = None;
@@ -83,8 +84,8 @@ impl Broadcasts {
                     }
                     match &mut wake {
                         // What changed before this must not be missed: ask once more.
-                        None => wake = Some(broadcast.wake.subscribe()),
-                        Some(wake) => {
+                        None => wake = Some((broadcast.wake.subscribe(), self.metrics.wait())),
+                        Some((wake, _)) => {
                             // An error means that time is up; the slot will say so.
                             let _ = tokio::time::timeout_at(until.into(), wake.changed()).await;
                         }
@@ -149,6 +150,7 @@ impl Broadcasts {
     ) -> Result<(), Refused> {
         let until = now() + broadcast.slot.lock().longest_wait();
         let mut moved = broadcast.moved.subscribe();
+        let _waiting = self.metrics.wait();
         loop {
             let hinted = {
                 let mut slot = broadcast.slot.lock();

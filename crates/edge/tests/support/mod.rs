@@ -5,6 +5,7 @@
 
 pub mod client;
 pub mod control;
+pub mod http3;
 pub mod origin;
 
 use std::net::SocketAddr;

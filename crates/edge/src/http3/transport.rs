@@ -1,0 +1,403 @@
+//! What `h3` needs of QUIC, on `quinn`.
+//!
+//! Not `h3-quinn`: it hides the streams, and three things can only be done to
+//! them. A request may be no longer than its limit (`h3` collects a header
+//! frame of any announced length). A list goes before the chunks of the same
+//! connection (RFC 9218, HLS-RULES L9). And who stops reading an answer that is
+//! not there yet is noticed, so that a waiter leaves nothing behind.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf as _, Bytes};
+use futures_util::{Stream, stream};
+use h3::error::Code;
+use h3::quic::{self, ConnectionErrorIncoming, StreamErrorIncoming, StreamId, WriteBuf};
+use parking_lot::Mutex;
+use quinn::{ConnectionError, ReadError, VarInt, WriteError};
+
+/// Bytes read at once: a request has hardly more.
+const READ: usize = 2 * 1024;
+
+/// Largest request, header frame and all, in bytes: the header as it may be
+/// unpacked is limited by `h3`, this is for what never becomes one.
+const REQUEST: usize = 32 * 1024;
+
+/// Most that a client may ever say on one of its own streams (settings,
+/// priorities), in bytes.
+const SAID: usize = 1024 * 1024;
+
+/// What the answerer of a request may do to its stream.
+#[derive(Clone)]
+pub struct Handle {
+    priority: Arc<AtomicI32>,
+    stopped: Arc<Mutex<Option<Stopped>>>,
+}
+
+type Stopped = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+impl Handle {
+    /// Streams of a higher priority are sent first; 0 unless told otherwise.
+    pub fn set_priority(&self, priority: i32) {
+        self.priority.store(priority, Ordering::Relaxed);
+    }
+
+    /// Ends when the client wants no answer any more.
+    pub fn stopped(&self) -> impl Future<Output = ()> + Send + use<> {
+        let stopped = self.stopped.lock().take();
+        async move {
+            match stopped {
+                Some(stopped) => stopped.await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+}
+
+type Accepted<T> = Pin<Box<dyn Stream<Item = Result<T, ConnectionError>> + Send>>;
+
+/// A connection.
+pub struct Transport {
+    connection: quinn::Connection,
+    requests: Accepted<(quinn::SendStream, quinn::RecvStream)>,
+    others: Accepted<quinn::RecvStream>,
+    opening: Accepted<quinn::SendStream>,
+    latest: Arc<Mutex<Option<Handle>>>,
+}
+
+impl Transport {
+    /// On an open connection; what comes second holds the handle of the stream
+    /// that was accepted last.
+    pub fn new(connection: quinn::Connection) -> (Self, Arc<Mutex<Option<Handle>>>) {
+        let requests = stream::unfold(connection.clone(), |connection| async {
+            Some((connection.accept_bi().await, connection))
+        });
+        let others = stream::unfold(connection.clone(), |connection| async {
+            Some((connection.accept_uni().await, connection))
+        });
+        let latest = Arc::default();
+        let transport = Self {
+            requests: Box::pin(requests),
+            others: Box::pin(others),
+            opening: opening(connection.clone()),
+            connection,
+            latest: Arc::clone(&latest),
+        };
+        (transport, latest)
+    }
+}
+
+fn opening(connection: quinn::Connection) -> Accepted<quinn::SendStream> {
+    Box::pin(stream::unfold(connection, |connection| async {
+        Some((connection.open_uni().await, connection))
+    }))
+}
+
+impl quic::Connection<Bytes> for Transport {
+    type RecvStream = Receiving;
+    type OpenStreams = Opener;
+
+    fn poll_accept_recv(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Receiving, ConnectionErrorIncoming>> {
+        let accepted = next(ready!(self.others.as_mut().poll_next(context)));
+        Poll::Ready(accepted.and_then(|stream| Receiving::new(stream, SAID)))
+    }
+
+    fn poll_accept_bidi(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Both, ConnectionErrorIncoming>> {
+        let accepted = next(ready!(self.requests.as_mut().poll_next(context)));
+        Poll::Ready(accepted.and_then(|(sending, receiving)| {
+            let both = Both {
+                sending: Sending::new(sending)?,
+                receiving: Receiving::new(receiving, REQUEST)?,
+            };
+            *self.latest.lock() = Some(both.sending.handle());
+            Ok(both)
+        }))
+    }
+
+    fn opener(&self) -> Opener {
+        Opener { connection: self.connection.clone(), opening: opening(self.connection.clone()) }
+    }
+}
+
+impl quic::OpenStreams<Bytes> for Transport {
+    type BidiStream = Both;
+    type SendStream = Sending;
+
+    fn poll_open_bidi(&mut self, _: &mut Context<'_>) -> Poll<Result<Both, StreamErrorIncoming>> {
+        Poll::Ready(Err(not_a_server()))
+    }
+
+    fn poll_open_send(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Sending, StreamErrorIncoming>> {
+        poll_open(&mut self.opening, context)
+    }
+
+    fn close(&mut self, code: Code, reason: &[u8]) {
+        self.connection.close(code_of(code.value()), reason);
+    }
+}
+
+/// Opens streams of the server's own.
+pub struct Opener {
+    connection: quinn::Connection,
+    opening: Accepted<quinn::SendStream>,
+}
+
+impl quic::OpenStreams<Bytes> for Opener {
+    type BidiStream = Both;
+    type SendStream = Sending;
+
+    fn poll_open_bidi(&mut self, _: &mut Context<'_>) -> Poll<Result<Both, StreamErrorIncoming>> {
+        Poll::Ready(Err(not_a_server()))
+    }
+
+    fn poll_open_send(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Sending, StreamErrorIncoming>> {
+        poll_open(&mut self.opening, context)
+    }
+
+    fn close(&mut self, code: Code, reason: &[u8]) {
+        self.connection.close(code_of(code.value()), reason);
+    }
+}
+
+fn poll_open(
+    opening: &mut Accepted<quinn::SendStream>,
+    context: &mut Context<'_>,
+) -> Poll<Result<Sending, StreamErrorIncoming>> {
+    let opened = next(ready!(opening.as_mut().poll_next(context))).and_then(Sending::new);
+    Poll::Ready(opened.map_err(|connection_error| StreamErrorIncoming::ConnectionErrorIncoming {
+        connection_error,
+    }))
+}
+
+/// A request's stream.
+pub struct Both {
+    sending: Sending,
+    receiving: Receiving,
+}
+
+impl quic::RecvStream for Both {
+    type Buf = Bytes;
+
+    fn poll_data(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Option<Bytes>, StreamErrorIncoming>> {
+        self.receiving.poll_data(context)
+    }
+
+    fn stop_sending(&mut self, code: u64) {
+        self.receiving.stop_sending(code);
+    }
+
+    fn recv_id(&self) -> StreamId {
+        self.receiving.id
+    }
+}
+
+impl quic::SendStream<Bytes> for Both {
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
+        self.sending.poll_ready(context)
+    }
+
+    fn send_data<T: Into<WriteBuf<Bytes>>>(&mut self, data: T) -> Result<(), StreamErrorIncoming> {
+        self.sending.send_data(data)
+    }
+
+    fn poll_finish(&mut self, context: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
+        self.sending.poll_finish(context)
+    }
+
+    fn reset(&mut self, code: u64) {
+        self.sending.reset(code);
+    }
+
+    fn send_id(&self) -> StreamId {
+        self.sending.id
+    }
+}
+
+/// What a client sends.
+pub struct Receiving {
+    stream: quinn::RecvStream,
+    id: StreamId,
+    /// Bytes that it may still send.
+    left: usize,
+}
+
+impl Receiving {
+    fn new(stream: quinn::RecvStream, most: usize) -> Result<Self, ConnectionErrorIncoming> {
+        let id = id_of(stream.id())?;
+        Ok(Self { stream, id, left: most })
+    }
+}
+
+impl quic::RecvStream for Receiving {
+    type Buf = Bytes;
+
+    fn poll_data(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Option<Bytes>, StreamErrorIncoming>> {
+        let mut buffer = [0; READ];
+        let read = ready!(self.stream.poll_read(context, &mut buffer)).map_err(read_error)?;
+        let Some(left) = self.left.checked_sub(read) else {
+            let code = Code::H3_EXCESSIVE_LOAD.value();
+            let _ = self.stream.stop(code_of(code));
+            return Poll::Ready(Err(StreamErrorIncoming::StreamTerminated { error_code: code }));
+        };
+        self.left = left;
+        let bytes = buffer.get(..read).filter(|bytes| !bytes.is_empty());
+        Poll::Ready(Ok(bytes.map(Bytes::copy_from_slice)))
+    }
+
+    fn stop_sending(&mut self, code: u64) {
+        // An error means that it has ended.
+        let _ = self.stream.stop(code_of(code));
+    }
+
+    fn recv_id(&self) -> StreamId {
+        self.id
+    }
+}
+
+/// What we send.
+pub struct Sending {
+    stream: quinn::SendStream,
+    id: StreamId,
+    writing: Option<WriteBuf<Bytes>>,
+    priority: Arc<AtomicI32>,
+}
+
+impl Sending {
+    fn new(stream: quinn::SendStream) -> Result<Self, ConnectionErrorIncoming> {
+        let id = id_of(stream.id())?;
+        Ok(Self { stream, id, writing: None, priority: Arc::default() })
+    }
+
+    fn handle(&self) -> Handle {
+        let stopped = self.stream.stopped();
+        let stopped: Stopped = Box::pin(async {
+            // A code, an end or a lost connection: nobody reads any more.
+            let _ = stopped.await;
+        });
+        Handle {
+            priority: Arc::clone(&self.priority),
+            stopped: Arc::new(Mutex::new(Some(stopped))),
+        }
+    }
+}
+
+impl quic::SendStream<Bytes> for Sending {
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
+        if let Some(data) = &mut self.writing {
+            while data.has_remaining() {
+                let stream = Pin::new(&mut self.stream);
+                let written = ready!(stream.poll_write(context, data.chunk()));
+                data.advance(written.map_err(write_error)?);
+            }
+        }
+        self.writing = None;
+        Poll::Ready(Ok(()))
+    }
+
+    fn send_data<T: Into<WriteBuf<Bytes>>>(&mut self, data: T) -> Result<(), StreamErrorIncoming> {
+        if self.writing.is_some() {
+            return Err(StreamErrorIncoming::ConnectionErrorIncoming {
+                connection_error: internal("data before the last was written"),
+            });
+        }
+        let priority = self.priority.load(Ordering::Relaxed);
+        if self.stream.priority().is_ok_and(|now| now != priority) {
+            // An error means that it has ended; writing will tell.
+            let _ = self.stream.set_priority(priority);
+        }
+        self.writing = Some(data.into());
+        Ok(())
+    }
+
+    fn poll_finish(&mut self, _: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
+        let finished = self.stream.finish();
+        Poll::Ready(finished.map_err(|error| StreamErrorIncoming::Unknown(Box::new(error))))
+    }
+
+    fn reset(&mut self, code: u64) {
+        // An error means that it has ended.
+        let _ = self.stream.reset(code_of(code));
+    }
+
+    fn send_id(&self) -> StreamId {
+        self.id
+    }
+}
+
+fn next<T>(item: Option<Result<T, ConnectionError>>) -> Result<T, ConnectionErrorIncoming> {
+    match item {
+        Some(result) => result.map_err(connection_error),
+        None => Err(internal("no streams any more")),
+    }
+}
+
+fn internal(what: &str) -> ConnectionErrorIncoming {
+    ConnectionErrorIncoming::InternalError(what.to_owned())
+}
+
+fn not_a_server() -> StreamErrorIncoming {
+    let connection_error = internal("a server opens no requests");
+    StreamErrorIncoming::ConnectionErrorIncoming { connection_error }
+}
+
+fn id_of(id: quinn::StreamId) -> Result<StreamId, ConnectionErrorIncoming> {
+    u64::from(id).try_into().map_err(|_| internal("stream id"))
+}
+
+fn code_of(code: u64) -> VarInt {
+    VarInt::from_u64(code).unwrap_or(VarInt::MAX)
+}
+
+fn connection_error(error: ConnectionError) -> ConnectionErrorIncoming {
+    match error {
+        ConnectionError::ApplicationClosed(close) => {
+            ConnectionErrorIncoming::ApplicationClose { error_code: close.error_code.into() }
+        }
+        ConnectionError::TimedOut => ConnectionErrorIncoming::Timeout,
+        error => ConnectionErrorIncoming::Undefined(Arc::new(error)),
+    }
+}
+
+fn read_error(error: ReadError) -> StreamErrorIncoming {
+    match error {
+        ReadError::Reset(code) => {
+            StreamErrorIncoming::StreamTerminated { error_code: code.into_inner() }
+        }
+        ReadError::ConnectionLost(error) => StreamErrorIncoming::ConnectionErrorIncoming {
+            connection_error: connection_error(error),
+        },
+        error => StreamErrorIncoming::Unknown(Box::new(error)),
+    }
+}
+
+fn write_error(error: WriteError) -> StreamErrorIncoming {
+    match error {
+        WriteError::Stopped(code) => {
+            StreamErrorIncoming::StreamTerminated { error_code: code.into_inner() }
+        }
+        WriteError::ConnectionLost(error) => StreamErrorIncoming::ConnectionErrorIncoming {
+            connection_error: connection_error(error),
+        },
+        error => StreamErrorIncoming::Unknown(Box::new(error)),
+    }
+}

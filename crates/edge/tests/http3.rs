@@ -1,0 +1,201 @@
+//! The same answers over QUIC, and what a hostile or slow client gets.
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use h3::error::Code;
+use http::Method;
+use spyglass_edge::Config;
+use spyglass_media::{Position, ViewerId};
+use support::client::{ask, get_tls};
+use support::http3::{Http3, read};
+use support::{World, id};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+async fn world() -> (World, Vec<u8>) {
+    with(|_| {}).await
+}
+
+async fn with(change: impl FnOnce(&mut Config)) -> (World, Vec<u8>) {
+    let world = World::with(|config| {
+        config.https = Some("127.0.0.1:0".parse().unwrap());
+        change(config);
+    })
+    .await;
+    world.until(&world.list(), |answer| answer.status == 200).await;
+    let certificate = std::fs::read(world.state.path().join("development-cert.pem")).unwrap();
+    (world, certificate)
+}
+
+/// Where a low-latency broadcast stands, and what blocks there.
+async fn waiting(world: &World) -> String {
+    world.origin.move_to(id(1), Position { sequence: 7, part: Some(0) });
+    world.until(&world.list(), |answer| answer.text().contains("revision 2\n")).await;
+    format!("{}?_HLS_msn=7&_HLS_part=1", world.list())
+}
+
+async fn gauge(world: &World, name: &str, value: &str) {
+    let line = format!("\n{name} {value}\n");
+    world.until("/metrics", |answer| answer.text().contains(&line)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_answer_is_the_same_as_over_tcp() {
+    let (world, certificate) = world().await;
+    let https = world.https.unwrap();
+    let chunk = Bytes::from(vec![5; 430_000]);
+    world.origin.put(id(1), 2, chunk);
+    world.until(&world.list(), |answer| answer.text().contains("revision 2\n")).await;
+    let mut client = Http3::open(https, &certificate).await;
+    let etag = world.get(&world.chunk(2)).await.header("etag").to_owned();
+    let ranged: &[(&str, &str)] = &[("range", "bytes=2-4")];
+    let tagged: &[(&str, &str)] = &[("if-none-match", &etag)];
+    let token = support::token(id(2), ViewerId::from_random([3; 16]), SECOND * 60);
+    let foreign = format!("/v/{token}/{}/chunklist.m3u8", id(1));
+    for (method, path, headers) in [
+        (Method::GET, world.list(), &[][..]),
+        (Method::GET, world.list(), &[("accept-encoding", "gzip")]),
+        (Method::GET, world.chunk(2), &[]),
+        (Method::GET, world.chunk(2), ranged),
+        (Method::GET, world.chunk(2), tagged),
+        (Method::HEAD, world.chunk(2), &[]),
+        (Method::OPTIONS, world.chunk(2), &[]),
+        (Method::POST, world.chunk(2), &[]),
+        (Method::GET, world.chunk(99), &[]),
+        (Method::GET, format!("{}?_HLS_msn=x", world.list()), &[]),
+        (Method::GET, foreign, &[]),
+        (Method::GET, "/nothing".to_owned(), &[]),
+        (Method::GET, "/healthz".to_owned(), &[]),
+    ] {
+        let plain = ask(world.edge, method.clone(), &path, headers).await;
+        let answer = client.ask(method.clone(), &path, headers).await.unwrap();
+        assert_eq!((answer.status, &answer.body), (plain.status, &plain.body), "{method} {path}");
+        let names = plain.headers.keys().chain(answer.headers.keys());
+        // hyper's own.
+        for name in
+            names.filter(|name| !["date", "content-length", "connection"].contains(&name.as_str()))
+        {
+            assert_eq!(answer.header(name.as_str()), plain.header(name.as_str()), "{path} {name}");
+        }
+    }
+    assert_eq!(client.get(&world.list()).await.header("priority"), "u=1");
+    let (answer, _) = get_tls(https, &certificate, &["h2"], &world.list()).await;
+    assert_eq!(answer.header("alt-svc"), format!("h3=\":{}\"; ma=86400", https.port()));
+    assert_eq!(world.get(&world.list()).await.header("alt-svc"), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blocked_reload_is_released_and_one_that_is_cancelled_leaves_nothing() {
+    let (world, certificate) = world().await;
+    let path = waiting(&world).await;
+    let mut client = Http3::open(world.https.unwrap(), &certificate).await;
+    let mut stays = client.begin(Method::GET, &path, &[]).await.unwrap();
+    let mut leaves = client.begin(Method::GET, &path, &[]).await.unwrap();
+    gauge(&world, "spyglass_edge_requests_waiting", "2").await;
+    leaves.stop_sending(Code::H3_REQUEST_CANCELLED);
+    gauge(&world, "spyglass_edge_requests_waiting", "1").await;
+    world.origin.move_to(id(1), Position { sequence: 7, part: Some(1) });
+    let answer = read(&mut stays).await.unwrap();
+    assert_eq!((answer.status, answer.header("cache-control")), (200, "public, max-age=6"));
+    // The connection goes, and with it what waits on it.
+    let next = path.replace("part=1", "part=2");
+    let _waits = client.begin(Method::GET, &next, &[]).await.unwrap();
+    gauge(&world, "spyglass_edge_requests_waiting", "1").await;
+    client.connection.close(0u32.into(), b"");
+    gauge(&world, "spyglass_edge_requests_waiting", "0").await;
+    gauge(&world, "spyglass_edge_connections", "1").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_requests_wait_and_the_next_waits_for_its_turn() {
+    let (world, certificate) = world().await;
+    let path = waiting(&world).await;
+    let mut client = Http3::open(world.https.unwrap(), &certificate).await;
+    let mut streams = Vec::new();
+    for _ in 0..100 {
+        streams.push(client.begin(Method::GET, &path, &[]).await.unwrap());
+    }
+    gauge(&world, "spyglass_edge_requests_waiting", "100").await;
+    let next = client.begin(Method::GET, &path, &[]);
+    assert!(tokio::time::timeout(SECOND / 4, next).await.is_err());
+    world.origin.move_to(id(1), Position { sequence: 7, part: Some(1) });
+    for stream in &mut streams {
+        assert_eq!(read(stream).await.unwrap().status, 200);
+    }
+    assert_eq!(client.get(&path).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn too_much_header_is_refused_and_what_never_becomes_one_is_cut() {
+    let (world, certificate) = with(|config| config.header_seconds = 2).await;
+    let https = world.https.unwrap();
+    let mut client = Http3::open(https, &certificate).await;
+    let long = "x".repeat(17 * 1024);
+    // The edge has said how much it reads, and this client heeds it.
+    assert!(client.begin(Method::GET, &world.list(), &[("x-long", &long)]).await.is_err());
+    let names: Vec<String> = (0..65).map(|i| format!("x-{i}")).collect();
+    let many: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "1")).collect();
+    assert_eq!(client.ask(Method::GET, &world.list(), &many).await.unwrap().status, 431);
+    assert_eq!(client.get(&world.list()).await.status, 200);
+    // A header frame of 1 MB, announced and begun.
+    let (mut send, _receive) = client.connection.open_bi().await.unwrap();
+    send.write_all(&[1, 0x80, 0x10, 0, 0]).await.unwrap();
+    let filler = vec![0; 1 << 20];
+    let pushed = tokio::time::timeout(10 * SECOND, send.write_all(&filler)).await;
+    assert!(pushed.expect("the edge stops reading it").is_err());
+    // It cost one stream or connection, and nobody else anything.
+    let mut other = Http3::open(https, &certificate).await;
+    assert_eq!(other.get(&world.list()).await.status, 200);
+    // Who asks for nothing is cut.
+    let idle = Http3::open(https, &certificate).await;
+    tokio::time::timeout(10 * SECOND, idle.connection.closed()).await.expect("cut");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_read_is_cut() {
+    let (world, certificate) = with(|config| config.write_seconds = 1).await;
+    world.origin.put(id(1), 2, Bytes::from(vec![5; 4_000_000]));
+    world.until(&world.list(), |answer| answer.text().contains("revision 2\n")).await;
+    let mut transport = quinn::TransportConfig::default();
+    transport.stream_receive_window(16_384u32.into()).receive_window(65_536u32.into());
+    let mut client = Http3::with(world.https.unwrap(), &certificate, transport).await;
+    let _stream = client.begin(Method::GET, &world.chunk(2), &[]).await.unwrap();
+    let asked = Instant::now();
+    tokio::time::timeout(10 * SECOND, client.connection.closed()).await.expect("cut");
+    assert!(asked.elapsed() > SECOND / 2);
+    world.until("/metrics", |answer| answer.text().contains(r#"reason="slow"} 1"#)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kicked_viewer_is_cut_within_a_second() {
+    let (world, certificate) = world().await;
+    waiting(&world).await;
+    let viewer = ViewerId::from_random([3; 16]);
+    let token = support::token(id(1), viewer, SECOND * 60);
+    let path = format!("/v/{token}/{}/chunklist.m3u8", id(1));
+    let mut client = Http3::open(world.https.unwrap(), &certificate).await;
+    assert_eq!(client.get(&path).await.status, 200);
+    let blocking = format!("{path}?_HLS_msn=7&_HLS_part=1");
+    let mut waits = client.begin(Method::GET, &blocking, &[]).await.unwrap();
+    gauge(&world, "spyglass_edge_requests_waiting", "1").await;
+    let kicked = Instant::now();
+    world.control.revoke(id(1), viewer);
+    let answer = read(&mut waits).await.unwrap();
+    assert_eq!(answer.status, 403);
+    tokio::time::timeout(10 * SECOND, client.connection.closed()).await.expect("cut");
+    assert!(kicked.elapsed() < SECOND, "{:?}", kicked.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edge_that_stops_lets_answers_end() {
+    let (mut world, certificate) = world().await;
+    let mut client = Http3::open(world.https.unwrap(), &certificate).await;
+    assert_eq!(client.get(&world.list()).await.status, 200);
+    let stopped = Instant::now();
+    world.stop_edge().await;
+    assert!(stopped.elapsed() < 3 * SECOND, "{:?}", stopped.elapsed());
+    tokio::time::timeout(SECOND, client.connection.closed()).await.expect("closed");
+}
