@@ -193,11 +193,17 @@ async fn answers_say_how_long_they_may_be_kept() {
     assert_eq!((index.status, index.header("cache-control")), (200, "public, max-age=1"));
 }
 
+/// Until so many requests wait at the edge.
+async fn waiting(world: &World, count: usize) {
+    let line = format!("\nspyglass_edge_requests_waiting {count}\n");
+    world.until("/metrics", |answer| answer.text().contains(&line)).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn five_thousand_waiting_viewers_are_one_fetch_and_nothing_when_they_leave() {
     let world = World::start().await;
     // So that the list does not age out while so many requests come.
-    world.origin.live(id(1), Duration::from_secs(8));
+    world.origin.live(id(1), Duration::from_secs(30));
     begin(&world).await;
     let mut connections = Vec::new();
     for _ in 0..50 {
@@ -231,7 +237,7 @@ async fn five_thousand_waiting_viewers_are_one_fetch_and_nothing_when_they_leave
     ] {
         let before = world.origin.list_fetches();
         let requests = ask(query);
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        waiting(&world, 5_000).await;
         assert_eq!(world.origin.list_fetches(), before, "they wait here");
         let released = Instant::now();
         world.origin.move_to(id(1), position);
@@ -246,7 +252,7 @@ async fn five_thousand_waiting_viewers_are_one_fetch_and_nothing_when_they_leave
         println!("5,000 blocked reloads: the last was answered {last:?} after the notice was sent");
     }
     let requests = ask("_HLS_msn=8&_HLS_part=1");
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    waiting(&world, 5_000).await;
     for request in &requests {
         request.abort();
     }
@@ -254,7 +260,7 @@ async fn five_thousand_waiting_viewers_are_one_fetch_and_nothing_when_they_leave
     for request in requests {
         let _ = request.await;
     }
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    waiting(&world, 0).await;
     let before = world.origin.fetches(|_| true);
     world.origin.move_to(id(1), at(8, Some(1)));
     tokio::time::sleep(Duration::from_millis(300)).await;
