@@ -13,6 +13,7 @@
 //! task that speaks gRPC with one of them, `links` keeps one for each.
 
 mod controls;
+mod gateways;
 mod keys;
 mod leases;
 mod link;
@@ -37,6 +38,7 @@ use spyglass_media::{BroadcastId, Location, NodeId, ViewerId};
 use spyglass_token::KeySet;
 use tokio::sync::{broadcast, mpsc, watch};
 
+pub use gateways::Gateways;
 pub use spyglass_api::control::Revocation;
 
 use crate::state::StateDir;
@@ -133,6 +135,7 @@ pub struct Attachment(Arc<Shared>);
 struct Shared {
     keys: Mutex<HeldKeys>,
     nodes: watch::Sender<Arc<[Node]>>,
+    gateways: watch::Sender<Arc<Gateways>>,
     /// Ids of keys that were revoked.
     revoked_keys: watch::Sender<Arc<[String]>>,
     revocations: Mutex<Revocations>,
@@ -190,6 +193,17 @@ impl Shared {
             self.changed.notify_one();
         }
     }
+
+    fn hold_gateways(&self, gateways: Arc<Gateways>) {
+        let changed = self.gateways.send_if_modified(|held| {
+            let changed = *held != gateways;
+            *held = gateways;
+            changed
+        });
+        if changed {
+            self.changed.notify_one();
+        }
+    }
 }
 
 impl Attachment {
@@ -207,6 +221,12 @@ impl Attachment {
     /// Every node that control knows; the last known ones while it is away.
     pub fn nodes(&self) -> watch::Receiver<Arc<[Node]>> {
         self.0.nodes.subscribe()
+    }
+
+    /// Through which edge broadcasts are fetched; the last ones that were named
+    /// while control is away.
+    pub fn gateways(&self) -> watch::Receiver<Arc<Gateways>> {
+        self.0.gateways.subscribe()
     }
 
     /// Whether this viewer's tokens are refused.
@@ -286,6 +306,7 @@ pub fn start(
         revoked_keys: watch::Sender::new(saved.keys.revoked()),
         keys: Mutex::new(saved.keys),
         nodes: watch::Sender::new(saved.nodes),
+        gateways: watch::Sender::new(saved.gateways),
         revocations: Mutex::new(saved.revocations),
         revoked: broadcast::Sender::new(REVOCATIONS_BEHIND),
         leases: Mutex::default(),

@@ -357,6 +357,7 @@ impl Source for Reports {
             egress_bps: busy.egress_bps,
             cpu: busy.cpu,
             viewer_capacity: registry.live.get().viewer_capacity,
+            ..Load::default()
         }
     }
 

@@ -287,7 +287,10 @@ impl Watch {
         let current: Vec<Expire> =
             self.interests.iter().filter_map(|&id| self.registry.current(id)).collect();
         let beat = |current: &[Expire]| {
-            self.send(watch_response::Response::Heartbeat(Heartbeat { current: current.to_vec() }))
+            self.send(watch_response::Response::Heartbeat(Heartbeat {
+                current: current.to_vec(),
+                adrift: Vec::new(),
+            }))
         };
         if current.is_empty() { beat(&[]) } else { current.chunks(PAGE).all(beat) }
     }

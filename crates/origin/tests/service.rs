@@ -242,7 +242,7 @@ async fn fetch(
     id: BroadcastId,
     object: fetch_request::Object,
 ) -> Result<(Header, Vec<u8>), Status> {
-    let request = FetchRequest { broadcast: id.to_string(), object: Some(object), least: None };
+    let request = FetchRequest { broadcast: id.to_string(), object: Some(object), ..FetchRequest::default() };
     let mut answers = world.upstream().await.fetch(request).await?.into_inner();
     let mut header = None;
     let mut body = Vec::new();
@@ -424,7 +424,7 @@ async fn the_wrong_cluster_key_opens_nothing() {
     let request = FetchRequest {
         broadcast: id(5).to_string(),
         object: Some(fetch_request::Object::Chunklist(Chunklist {})),
-        least: None,
+        ..FetchRequest::default()
     };
     let refused = client.fetch(request).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::Unauthenticated);

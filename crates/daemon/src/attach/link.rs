@@ -300,6 +300,14 @@ impl Link {
                 let nodes = heard.on_nodes(self.id, nodes);
                 return shared.hold_nodes(nodes);
             }
+            update::Update::Gateways(named) => {
+                let control = shared.sessions.borrow().get(&self.id).cloned().unwrap_or_default();
+                let mut heard = shared.heard.lock();
+                if let Some(gateways) = heard.gateways.on_named(self.id, &control, named) {
+                    shared.hold_gateways(gateways);
+                }
+                return;
+            }
             update::Update::Revocation(revocation) => return shared.revoke(revocation),
             update::Update::Expect(expect) => Command::Expect(expect),
             update::Update::End(end) => match end.broadcast.parse() {

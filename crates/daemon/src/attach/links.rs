@@ -99,9 +99,10 @@ impl Drop for Session<'_> {
         shared.leases.lock().stop_telling(link);
         shared.controls.lock().on_gone(link);
         let mut heard = shared.heard.lock();
-        let (keys, nodes) = heard.on_gone(link);
-        keys.into_iter().for_each(|keys| shared.hold_keys(keys));
-        nodes.into_iter().for_each(|nodes| shared.hold_nodes(nodes));
+        let left = heard.on_gone(link);
+        left.keys.into_iter().for_each(|keys| shared.hold_keys(keys));
+        left.nodes.into_iter().for_each(|nodes| shared.hold_nodes(nodes));
+        left.gateways.into_iter().for_each(|gateways| shared.hold_gateways(gateways));
     }
 }
 

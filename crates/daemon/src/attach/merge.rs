@@ -14,6 +14,7 @@ use std::sync::Arc;
 use spyglass_api::control::{Keys, Node};
 
 use super::LinkId;
+use super::gateways::{Gateways, Named};
 
 /// Nodes of one list that are kept: a message has no room for more.
 const NODES: usize = 4_096;
@@ -26,6 +27,19 @@ pub struct Heard {
     keys: BTreeMap<LinkId, (u64, Keys)>,
     nodes: BTreeMap<LinkId, (u64, Vec<Node>)>,
     draining: Option<bool>,
+    /// Which has an order of its own.
+    pub gateways: Named,
+}
+
+/// What holds when a control's words are gone.
+#[derive(Debug, Default, PartialEq)]
+pub struct Left {
+    /// Keys.
+    pub keys: Option<Keys>,
+    /// Nodes.
+    pub nodes: Option<Arc<[Node]>>,
+    /// Gateways.
+    pub gateways: Option<Arc<Gateways>>,
 }
 
 impl Heard {
@@ -51,12 +65,14 @@ impl Heard {
         (self.draining.replace(draining) != Some(draining)).then_some(draining)
     }
 
-    /// A stream is over; the keys and nodes that hold now, `None` where nobody
-    /// else said any: then the last ones go on.
-    pub fn on_gone(&mut self, link: LinkId) -> (Option<Keys>, Option<Arc<[Node]>>) {
-        let keys = self.keys.remove(&link).and_then(|_| self.keys());
-        let nodes = self.nodes.remove(&link).and_then(|_| self.nodes());
-        (keys, nodes)
+    /// A stream is over; what holds now, `None` where nobody else said
+    /// anything: then the last words go on.
+    pub fn on_gone(&mut self, link: LinkId) -> Left {
+        Left {
+            keys: self.keys.remove(&link).and_then(|_| self.keys()),
+            nodes: self.nodes.remove(&link).and_then(|_| self.nodes()),
+            gateways: self.gateways.on_gone(link),
+        }
     }
 
     /// Those of the store that was named last; other stores are lost ones.
@@ -133,10 +149,10 @@ mod tests {
         assert_eq!(names(&heard.on_nodes(1, vec![node("a", "a3")])), [("a", "a3")]);
         // What one of two said goes with it; the last one's words stay.
         heard.on_nodes(1, vec![node("c", "c1")]);
-        let (_, left) = heard.on_gone(1);
+        let left = heard.on_gone(1).nodes;
         assert_eq!(names(&left.unwrap()), [("a", "a2")]);
-        assert_eq!(heard.on_gone(2), (None, None));
-        assert_eq!(heard.on_gone(3), (None, None));
+        assert_eq!(heard.on_gone(2), Left::default());
+        assert_eq!(heard.on_gone(3), Left::default());
     }
 
     #[test]
@@ -151,7 +167,7 @@ mod tests {
         // Another store: a lost one's keys are not its own.
         let other = heard.on_keys(2, keys("t", &["x"]));
         assert_eq!((other.store.as_str(), ids(&other)), ("t", vec!["x"]));
-        let (left, _) = heard.on_gone(2);
+        let left = heard.on_gone(2).keys;
         assert_eq!(left.map(|keys| keys.store), Some("s".into()));
     }
 

@@ -11,6 +11,7 @@ use spyglass_api::control::{Node, Revocation};
 use spyglass_media::{Location, UtcTime};
 use tracing::{error, warn};
 
+use super::gateways::Gateways;
 use super::keys::{self, HeldKeys};
 use super::revocations::Revocations;
 use super::{Error, Shared};
@@ -20,6 +21,7 @@ use crate::state::StateDir;
 const KEYS: &str = "control-keys.json";
 const NODES: &str = "control-nodes.json";
 const REVOCATIONS: &str = "revocations.json";
+const GATEWAYS: &str = "gateways.json";
 const CONTROLS: &str = "controls.json";
 
 /// Changes that come close together are written together.
@@ -51,6 +53,7 @@ struct SavedRevocation {
 pub(super) struct Restored {
     pub keys: HeldKeys,
     pub nodes: Arc<[Node]>,
+    pub gateways: Arc<Gateways>,
     pub revocations: Revocations,
     /// Addresses of controls that were learned.
     pub controls: Vec<String>,
@@ -75,8 +78,13 @@ pub(super) fn read(state: &StateDir, now: UtcTime) -> Result<Restored, Error> {
     {
         revocations.add(&Revocation { broadcast, viewer, expires_at_ms }, now);
     }
+    let gateways = file::<Vec<(String, String)>>(state, GATEWAYS)?;
+    let gateways = gateways.iter().filter_map(|(broadcast, node)| {
+        Some((broadcast.parse().ok()?, node.parse().ok()?))
+    });
     let controls = file(state, CONTROLS)?;
-    Ok(Restored { keys, nodes: nodes.collect(), revocations, controls })
+    let (nodes, gateways) = (nodes.collect(), Arc::new(gateways.collect()));
+    Ok(Restored { keys, nodes, gateways, revocations, controls })
 }
 
 fn file<T: DeserializeOwned + Default>(state: &StateDir, name: &str) -> Result<T, Error> {
@@ -128,7 +136,7 @@ pub(super) async fn keep(shared: Arc<Shared>, shutdown: Shutdown) {
     }
 }
 
-type Rendered = [(&'static str, Vec<u8>); 4];
+type Rendered = [(&'static str, Vec<u8>); 5];
 
 fn render(shared: &Shared) -> Rendered {
     let nodes: Vec<SavedNode> = shared
@@ -157,12 +165,16 @@ fn render(shared: &Shared) -> Rendered {
             SavedRevocation { broadcast, viewer, expires_at_ms }
         })
         .collect();
+    let gateways = Arc::clone(&shared.gateways.borrow());
+    let gateways: Vec<(&str, &str)> =
+        gateways.iter().map(|(broadcast, node)| (broadcast.as_str(), node.as_str())).collect();
     let keys = shared.keys.lock().save();
     let controls = shared.controls.lock().learned();
     [
         (KEYS, json(&keys)),
         (NODES, json(&nodes)),
         (REVOCATIONS, json(&revocations)),
+        (GATEWAYS, json(&gateways)),
         (CONTROLS, json(&controls)),
     ]
 }

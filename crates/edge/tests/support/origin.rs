@@ -487,7 +487,7 @@ impl Upstream for Origin {
                     _ = beat.tick() => {
                         if this.script.lock().beats {
                             let current = mine.iter().map(|id| this.expire(*id)).collect();
-                            let beat = watch_response::Response::Heartbeat(Heartbeat { current });
+                            let beat = watch_response::Response::Heartbeat(Heartbeat { current, adrift: Vec::new() });
                             if send(beat).is_err() {
                                 return;
                             }
