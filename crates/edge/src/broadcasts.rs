@@ -8,8 +8,11 @@
 
 mod asks;
 mod fill;
+mod gateways;
+mod relay;
 
 pub use asks::Found;
+pub use relay::Change;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,7 +21,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, RwLock};
 use spyglass_api::upstream::Holding;
 use spyglass_media::{BroadcastId, NodeId, Position, Version};
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use tracing::{debug, warn};
 
 use crate::cache::Objects;
@@ -27,8 +30,11 @@ use crate::metrics::Metrics;
 use crate::outcome::CacheStatus;
 use crate::refusal::Refusal;
 use crate::respond::Lists;
+use crate::route::Route;
 use crate::slot::{self, Asked, Polled, Slot, Standing};
-use crate::watch::{Origin, holding};
+use crate::watch::{Kind, Upstream, holding};
+use gateways::Through;
+use relay::Relayed;
 
 /// How often slots are looked through.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -48,6 +54,17 @@ pub struct Limits {
     pub ignore_notices: bool,
     /// A notice fetches while there are viewers, not only while one waits.
     pub prefetch: bool,
+}
+
+/// What a watch tells of a broadcast: this exists now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// Of the list.
+    pub version: Version,
+    /// The newest media that it names.
+    pub position: Option<Position>,
+    /// The origin process that made it.
+    pub incarnation: u64,
 }
 
 /// A list as it was served.
@@ -75,8 +92,12 @@ const fn negative(refusal: Refusal) -> Refused {
 pub struct Broadcast {
     id: BroadcastId,
     slot: Mutex<Slot<Arc<Lists>>>,
-    /// Where to fetch from, as the directory says.
-    origin: Mutex<Option<Arc<Origin>>>,
+    /// Where to fetch from, as the directory and control say.
+    route: Mutex<Option<Route>>,
+    /// Until then a gateway that cannot vouch for it is passed over.
+    adrift: Mutex<Option<Instant>>,
+    /// What edges that fetch through this one want of it.
+    relayed: Mutex<Relayed>,
     /// A list may be had that could not before.
     wake: watch::Sender<()>,
     /// A notice or a list has come: a part may be had.
@@ -90,14 +111,25 @@ impl Broadcast {
         self.moved.send_replace(());
     }
 
-    /// What an origin's watch must say of it: `None` when nobody is interested
-    /// or another origin owns it.
+    /// What an upstream's watch must say of it: `None` when nobody is interested
+    /// or it comes from another.
     pub fn interest(&self, node: &NodeId) -> Option<(Option<Version>, Option<Position>)> {
-        let mine = self.origin.lock().as_ref().is_some_and(|origin| origin.node() == node);
+        let mine = self.source().is_some_and(|source| source.node() == node);
         let slot = self.slot.lock();
-        let held = slot.held();
-        (mine && slot.interested())
-            .then(|| (held.map(|held| held.version), held.and_then(|held| held.position)))
+        let held = slot.held().map(|held| (held.version, held.position));
+        let interested = slot.interested();
+        drop(slot);
+        let held = held.max(self.relayed.lock().held);
+        (mine && interested).then(|| (held.map(|held| held.0), held.and_then(|held| held.1)))
+    }
+
+    fn route(&self) -> Option<Route> {
+        self.route.lock().clone()
+    }
+
+    /// Who is asked for it.
+    fn source(&self) -> Option<Arc<Upstream>> {
+        self.route.lock().as_ref().map(|route| Arc::clone(route.source()))
     }
 }
 
@@ -108,8 +140,11 @@ pub struct Broadcasts {
     metrics: Metrics,
     directory: RwLock<Directory>,
     slots: RwLock<HashMap<BroadcastId, Arc<Broadcast>>>,
-    origins: RwLock<HashMap<NodeId, Arc<Origin>>>,
+    origins: RwLock<HashMap<NodeId, Arc<Upstream>>>,
+    through: RwLock<Through>,
     objects: Arc<Objects>,
+    /// What edges that watch this one are told.
+    changes: broadcast::Sender<Change>,
     /// Changes with each snapshot that is whole.
     settled: watch::Sender<()>,
 }
@@ -127,7 +162,9 @@ impl Broadcasts {
             directory: RwLock::new(Directory::new(limits.broadcasts, limits.settle)),
             slots: RwLock::default(),
             origins: RwLock::default(),
+            through: RwLock::default(),
             objects,
+            changes: broadcast::Sender::new(relay::BEHIND),
             settled: watch::Sender::new(()),
         })
     }
@@ -186,7 +223,9 @@ impl Broadcasts {
             Arc::new(Broadcast {
                 id,
                 slot: Mutex::new(Slot::new(self.limits.slot, now())),
-                origin: Mutex::default(),
+                route: Mutex::default(),
+                adrift: Mutex::default(),
+                relayed: Mutex::default(),
                 wake: watch::Sender::new(()),
                 moved: watch::Sender::new(()),
             })
@@ -209,37 +248,39 @@ impl Broadcasts {
     }
 
     fn declare(&self, broadcast: &Broadcast, declare: bool) {
-        if declare && let Some(origin) = &*broadcast.origin.lock() {
-            origin.interest_changed(broadcast.id);
+        if declare && let Some(source) = broadcast.source() {
+            source.interest_changed(broadcast.id);
         }
     }
 
-    /// Brings a slot up to date with the directory. The directory stays locked
-    /// meanwhile, so that of two refreshes the later one tells the later state.
+    /// Brings a slot up to date with the directory and the gateways. The
+    /// directory stays locked meanwhile, so that of two refreshes the later one
+    /// tells the later state.
     fn refresh(&self, broadcast: &Broadcast) {
         let directory = self.directory.read();
         let known = directory.get(broadcast.id);
         let owner = known.and_then(|known| self.origins.read().get(&known.origin).cloned());
-        let former = std::mem::replace(&mut *broadcast.origin.lock(), owner.clone());
+        let route = owner.map(|origin| Route::new(origin, self.gateway(broadcast)));
+        let former = std::mem::replace(&mut *broadcast.route.lock(), route.clone());
         let mut slot = broadcast.slot.lock();
-        let standing = owner.as_ref().and(known).map(|known| Standing {
+        let standing = route.as_ref().and(known).map(|known| Standing {
             incarnation: known.entry.incarnation,
             begun: known.entry.state != State::Created,
             target: known.entry.target,
         });
         let mut wake = slot.on_standing(standing);
-        wake |= slot.on_watch(owner.as_ref().is_some_and(|origin| origin.is_watched()));
+        wake |= slot.on_watch(route.as_ref().is_some_and(|route| route.source().is_watched()));
         wake |= known.is_some_and(|known| known.entry.state == State::Gone);
         let interested = slot.interested();
         drop(slot);
-        let same = match (&former, &owner) {
-            (Some(former), Some(owner)) => Arc::ptr_eq(former, owner),
+        let same = match (&former, &route) {
+            (Some(former), Some(route)) => former.is(route),
             (None, None) => true,
             _ => false,
         };
         if interested && !same {
-            for origin in former.iter().chain(&owner) {
-                origin.interest_changed(broadcast.id);
+            for route in former.iter().chain(&route) {
+                route.source().interest_changed(broadcast.id);
             }
         }
         if wake {
@@ -264,7 +305,7 @@ impl Broadcasts {
     // ---- what watches tell
 
     /// These origins exist now; their watches begin or have begun.
-    pub fn on_origins(&self, origins: HashMap<NodeId, Arc<Origin>>) {
+    pub fn on_origins(&self, origins: HashMap<NodeId, Arc<Upstream>>) {
         let former = std::mem::replace(&mut *self.origins.write(), origins);
         let current: Vec<_> = self.origins.read().keys().cloned().collect();
         let mut changed = Vec::new();
@@ -274,6 +315,7 @@ impl Broadcasts {
         }
         directory.on_origins(now(), current);
         drop(directory);
+        self.tell(changed.iter().map(|&id| Change::Directory(id)));
         // A new address of a known origin changes no entry: look at all.
         changed.extend(self.slots.read().keys());
         self.refresh_all(changed);
@@ -285,20 +327,22 @@ impl Broadcasts {
         self.directory.write().on_watch_begun(node);
     }
 
-    /// An origin's watch has told everything (`alive`), or is broken.
-    pub fn on_watch(&self, origin: &Origin, alive: bool) {
+    /// An upstream's watch has told everything (`alive`), or is broken.
+    pub fn on_watch(&self, upstream: &Upstream, alive: bool) {
         let slots: Vec<_> = self.slots.read().values().cloned().collect();
         for broadcast in slots {
-            // Not by name: an origin that has moved has a former self.
-            let owner = broadcast.origin.lock().clone();
-            let mine = owner.is_some_and(|owner| std::ptr::eq(&*owner, origin));
+            // Not by name: an upstream that has moved has a former self.
+            let mine = broadcast.source().is_some_and(|source| std::ptr::eq(&*source, upstream));
             if mine && broadcast.slot.lock().on_watch(alive) {
                 broadcast.wake();
+            }
+            if upstream.kind() == Kind::Gateway {
+                self.reroute(&broadcast);
             }
         }
     }
 
-    /// What viewers watch of this origin, and what is held of it.
+    /// What viewers watch of this upstream, and what is held of it.
     pub fn of_interest(&self, node: &NodeId) -> Vec<Holding> {
         let slots: Vec<_> = self.slots.read().values().cloned().collect();
         let interests = slots.iter().filter_map(|broadcast| {
@@ -311,6 +355,7 @@ impl Broadcasts {
     /// A page of an origin's directory.
     pub fn on_page(&self, node: &NodeId, entries: Vec<(BroadcastId, Option<Entry>)>, last: bool) {
         let changed = self.write_directory(|directory| directory.on_page(node, entries, last));
+        self.tell(changed.iter().map(|&id| Change::Directory(id)));
         self.refresh_all(changed);
         self.settled.send_replace(());
     }
@@ -318,6 +363,7 @@ impl Broadcasts {
     /// A change of an origin's directory.
     pub fn on_change(&self, node: &NodeId, id: BroadcastId, entry: Option<Entry>) {
         let changed = self.write_directory(|directory| directory.on_change(node, id, entry));
+        self.tell(changed.map(Change::Directory));
         self.refresh_all(changed);
         self.settled.send_replace(());
     }
@@ -337,20 +383,21 @@ impl Broadcasts {
     }
 
     /// A notice.
-    pub fn on_expire(
-        self: &Arc<Self>,
-        id: BroadcastId,
-        version: Version,
-        position: Option<Position>,
-        incarnation: u64,
-    ) {
+    pub fn on_expire(self: &Arc<Self>, from: Kind, id: BroadcastId, notice: Notice) {
         if self.limits.ignore_notices {
             self.metrics.ignored_notices.inc();
             return;
         }
         let Some(broadcast) = self.get(id) else { return };
+        let Notice { version, position, incarnation } = notice;
         let mut slot = broadcast.slot.lock();
-        let wake = slot.on_expire(version, position, incarnation) && !slot.is_steady();
+        let before = slot.newest();
+        let wake = match from {
+            Kind::Origin => slot.on_expire(version, position, incarnation),
+            Kind::Gateway => slot.on_relayed(version, position, incarnation),
+        };
+        let wake = wake && !slot.is_steady();
+        let news = slot.newest() != before;
         let fetch = if self.limits.prefetch && slot.interested() {
             slot.on_prefetch(now())
         } else if broadcast.wake.receiver_count() > 0 {
@@ -367,6 +414,7 @@ impl Broadcasts {
             None => (),
         }
         broadcast.moved.send_replace(());
+        self.tell(news.then_some(Change::Expire(id)));
     }
 
     /// Whether an unknown id is known not to exist.
@@ -408,12 +456,14 @@ impl Broadcasts {
             drop(slot);
             if over {
                 debug!(broadcast = %broadcast.id, "no viewer any more");
-                if let Some(origin) = &*broadcast.origin.lock() {
-                    origin.interest_changed(broadcast.id);
+                if let Some(source) = broadcast.source() {
+                    source.interest_changed(broadcast.id);
                 }
             }
             if forgotten {
                 idle.push(broadcast.id);
+            } else {
+                self.reroute(&broadcast);
             }
         }
         let directory = self.directory.read();

@@ -18,6 +18,17 @@ pub enum Fill {
     Prefetch,
 }
 
+/// Whom an edge fetches from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UpstreamChoice {
+    /// Each broadcast's origin.
+    Origin,
+    /// The gateway that control names for a broadcast, the origin where it names
+    /// none or the gateway does not serve.
+    Auto,
+}
+
 /// Keys are the flags' names with `_`; every one may be left out.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -36,8 +47,7 @@ pub struct Config {
     /// Its key, PEM.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_key: Option<PathBuf>,
-    /// gRPC for edges that fetch through this one. Not opened yet: accepted so
-    /// that configurations stay valid when it is.
+    /// gRPC for edges that fetch through this one.
     pub grpc: SocketAddr,
     /// gRPC addresses of the controls.
     pub control: Vec<String>,
@@ -50,7 +60,7 @@ pub struct Config {
     /// What viewers are told instead of the HTTP listener's address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub public_http: Option<String>,
-    /// What other edges will be told; like `grpc`, not used yet.
+    /// What other edges are told instead of the gRPC listener's address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub public_grpc: Option<String>,
     /// Metrics and health on an address of their own.
@@ -84,6 +94,10 @@ pub struct Config {
     pub max_fetches: usize,
     /// When lists and media are fetched.
     pub fill: Fill,
+    /// Whom from.
+    pub upstream: UpstreamChoice,
+    /// Edges that may fetch through this one at once.
+    pub max_watchers: usize,
     /// Megabytes of the largest object fetched.
     pub max_object_mb: u32,
     /// Seconds for a request's header to arrive; also how long an HTTP/1
@@ -135,6 +149,8 @@ impl Default for Config {
             max_viewers: 200_000,
             max_fetches: 512,
             fill: Fill::Pull,
+            upstream: UpstreamChoice::Origin,
+            max_watchers: 1_000,
             max_object_mb: 64,
             header_seconds: 10,
             idle_seconds: 60,

@@ -193,6 +193,11 @@ impl Directory {
         self.known.get(&id)
     }
 
+    /// All that is known.
+    pub fn iter(&self) -> impl Iterator<Item = (BroadcastId, &Known)> {
+        self.known.iter().map(|(id, known)| (*id, known))
+    }
+
     /// Whether an id that is not known does not exist. It is not so while an
     /// origin that should speak soon has not yet.
     pub fn settled(&self, now: Instant) -> bool {

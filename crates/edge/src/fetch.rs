@@ -13,7 +13,7 @@ use spyglass_api::upstream::{
 };
 use spyglass_api::{MAX_MESSAGE, MAX_SLICE};
 use spyglass_daemon::grpc::Client;
-use spyglass_media::{BroadcastId, Position, Resource, Version};
+use spyglass_media::{BroadcastId, NodeId, Position, Resource, Version};
 use tonic::{Code, Request, Status, Streaming};
 
 use crate::respond::{BlockingLifetime, Forms, Lists};
@@ -38,6 +38,12 @@ pub enum Failure {
     Unreachable,
     /// Upstream refuses the cluster key.
     Unauthenticated,
+    /// A gateway did not begin to answer in time.
+    Silent,
+    /// A gateway is none for this broadcast.
+    NoGateway,
+    /// What a gateway has is behind what is known here.
+    Behind,
     /// Upstream failed in some other way.
     Upstream,
     /// The answer ended before its announced length.
@@ -55,6 +61,9 @@ impl Failure {
             Self::Deadline => "deadline",
             Self::Unreachable => "unreachable",
             Self::Unauthenticated => "unauthenticated",
+            Self::Silent => "silent",
+            Self::NoGateway => "no_gateway",
+            Self::Behind => "behind",
             Self::Upstream => "upstream",
             Self::Truncated => "truncated",
             Self::Rubbish(_) => "rubbish",
@@ -78,6 +87,7 @@ impl From<Status> for Failure {
             Code::Unavailable if std::error::Error::source(&status).is_none() => Self::NotYet,
             Code::Unavailable => Self::Unreachable,
             Code::Unknown | Code::Internal => Self::Unreachable,
+            Code::FailedPrecondition => Self::NoGateway,
             Code::OutOfRange => Self::Rubbish("message too large"),
             _ => Self::Upstream,
         }
@@ -106,13 +116,16 @@ impl Passing for () {
 pub struct Fetcher {
     client: UpstreamClient<Client>,
     largest: u64,
+    me: NodeId,
+    patience: Option<Duration>,
 }
 
 impl Fetcher {
-    /// Over this channel, objects of at most `largest` bytes.
-    pub fn new(channel: Client, largest: u64) -> Self {
+    /// Over this channel, objects of at most `largest` bytes, for the edge `me`.
+    /// An upstream that has not begun to answer after `patience` is given up.
+    pub fn new(channel: Client, largest: u64, me: NodeId, patience: Option<Duration>) -> Self {
         let client = UpstreamClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
-        Self { client, largest }
+        Self { client, largest, me, patience }
     }
 
     /// A broadcast's lists, at least as new as `least`.
@@ -156,25 +169,34 @@ impl Fetcher {
             broadcast: broadcast.to_string(),
             object: Some(fetch_request::Object::from(resource)),
             least: least.map(Into::into),
+            path: vec![self.me.to_string()],
         });
         let now = tokio::time::Instant::now().into_std();
         // So that the upstream stops waiting too.
         request.set_timeout(deadline.saturating_duration_since(now));
         let call = async {
-            let mut stream = client.fetch(request).await?.into_inner();
-            receive(&mut stream, largest, passing).await
+            let begin = async {
+                let mut stream = client.fetch(request).await?.into_inner();
+                let header = header(&mut stream, largest).await?;
+                Ok::<_, Failure>((stream, header))
+            };
+            let begun = match self.patience {
+                Some(patience) => tokio::time::timeout(patience, begin).await,
+                None => Ok(begin.await),
+            };
+            let (mut stream, header) = begun.unwrap_or(Err(Failure::Silent))?;
+            receive(&mut stream, header, passing).await
         };
         let outcome = tokio::time::timeout_at(deadline.into(), call).await;
         outcome.unwrap_or(Err(Failure::Deadline))
     }
 }
 
-/// A header, then exactly as many bytes as it announces, in one piece.
-async fn receive(
+/// What is announced.
+async fn header(
     stream: &mut Streaming<upstream::FetchResponse>,
     largest: u64,
-    passing: &mut impl Passing,
-) -> Result<(Header, Bytes), Failure> {
+) -> Result<Header, Failure> {
     let first = stream.message().await?.and_then(|message| message.response);
     let Some(fetch_response::Response::Header(header)) = first else {
         return Err(Failure::Rubbish("no header"));
@@ -182,6 +204,15 @@ async fn receive(
     if header.length > largest {
         return Err(Failure::Rubbish("too large"));
     }
+    Ok(header)
+}
+
+/// Exactly as many bytes as the header announces, in one piece.
+async fn receive(
+    stream: &mut Streaming<upstream::FetchResponse>,
+    header: Header,
+    passing: &mut impl Passing,
+) -> Result<(Header, Bytes), Failure> {
     let length = usize::try_from(header.length).map_err(|_| Failure::Rubbish("too large"))?;
     passing.on_header(&header, length)?;
     let mut missing = length;
@@ -244,19 +275,23 @@ fn read_lists(header: &Header, body: &Bytes) -> Result<(Meta, Lists), Failure> {
         let identity = identity.ok_or(Failure::Rubbish("a playlist is missing"))?;
         Ok::<_, Failure>(Forms::new(resource, identity, gzip))
     };
+    // An age beyond a week is somebody's broken clock.
+    let age = Duration::from_millis(header.age_ms).min(Duration::from_secs(7 * 24 * 3600));
+    let unconfirmed = Duration::from_millis(header.unconfirmed_ms).min(age);
     let meta = Meta {
         version,
         position: header.position.map(Position::from),
         target: Duration::from_millis(header.target_duration_ms.into()),
         ended: header.ended,
         incarnation: header.incarnation,
-        // An age beyond a week is somebody's broken clock.
-        age: Duration::from_millis(header.age_ms).min(Duration::from_secs(7 * 24 * 3600)),
+        age: age - unconfirmed,
+        unconfirmed,
         part_target: (header.part_target_ms > 0)
             .then(|| Duration::from_millis(header.part_target_ms.into())),
         last_parts: header.last_parts,
     };
     let lists = Lists {
+        meta,
         media: forms(Resource::Chunklist, media)?,
         delta: delta.map(|delta| Forms::new(Resource::Chunklist, delta, delta_gzip)),
         index: forms(Resource::Index, index)?,

@@ -24,6 +24,7 @@ pub mod directory;
 pub mod fetch;
 pub mod filling;
 pub mod gate;
+pub mod gateway;
 mod http;
 mod http3;
 pub mod metrics;
@@ -32,18 +33,22 @@ pub mod outcome;
 pub mod refusal;
 pub mod request;
 pub mod respond;
+pub mod route;
 pub mod slot;
 pub mod steering;
+pub mod trust;
 pub mod viewers;
-mod watch;
+pub mod watch;
 
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
-use spyglass_api::auth::ClusterKey;
+use spyglass_api::MAX_MESSAGE;
+use spyglass_api::auth::{ClusterKey, Require};
 use spyglass_api::control::{BroadcastRecord, Load, Role};
+use spyglass_api::upstream::upstream_server::UpstreamServer;
 use spyglass_daemon::admin::Admin;
 use spyglass_daemon::attach::{self, Attachment, Command, Profile};
 use spyglass_daemon::http::{is_loopback, public_url};
@@ -51,18 +56,19 @@ use spyglass_daemon::meter::Meter;
 use spyglass_daemon::reload::Live;
 use spyglass_daemon::state::StateDir;
 use spyglass_daemon::tls::{self, Identity};
-use spyglass_daemon::{Shutdown, cluster_key, listen, panics, random};
+use spyglass_daemon::{Shutdown, cluster_key, grpc, listen, panics, random};
 use spyglass_media::NodeId;
 use tokio::net::TcpListener;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
-use tracing::{error, info};
+use tonic::service::interceptor::InterceptedService;
+use tracing::{error, info, warn};
 
 use crate::broadcasts::Broadcasts;
 use crate::cache::Objects;
-pub use crate::config::{Config, Fill};
+pub use crate::config::{Config, Fill, UpstreamChoice};
 use crate::gate::Gate;
 use crate::http::{Handler, Tls};
 use crate::metrics::Metrics;
@@ -117,6 +123,8 @@ pub struct Addresses {
     pub http: String,
     /// Where HTTPS is served, if it is.
     pub https: Option<String>,
+    /// What other edges are told.
+    pub grpc: String,
     /// Where this process answers for its health.
     pub health: SocketAddr,
 }
@@ -132,6 +140,7 @@ pub struct Edge {
     admin: Admin,
     metrics: Metrics,
     http: TcpListener,
+    grpc: TcpListener,
     https: Option<(TcpListener, UdpSocket, Identity)>,
     separate_admin: Option<TcpListener>,
 }
@@ -151,13 +160,16 @@ impl Edge {
         panics::install(&admin);
         let metrics = Metrics::register(&mut admin.registry());
         let http = listen::tcp("--http", config.http).await?;
+        let grpc = listen::tcp("--grpc", config.grpc).await?;
         let separate_admin = match config.admin {
             Some(address) => Some(listen::tcp("--admin", address).await?),
             None => None,
         };
         let public = public_url(config.public_http.as_deref(), "http", &http, "");
         let health = separate_admin.as_ref().unwrap_or(&http).local_addr().map_err(failed)?;
-        let mut addresses = Addresses { id, http: public, https: None, health };
+        let public_grpc = public_url(config.public_grpc.as_deref(), "http", &grpc, "");
+        let mut addresses =
+            Addresses { id, http: public, https: None, grpc: public_grpc, health };
         let mut https = None;
         if let Some(address) = config.https {
             let (listener, udp) = listen::tcp_and_udp("--https", address).await?;
@@ -181,6 +193,7 @@ impl Edge {
             admin,
             metrics,
             http,
+            grpc,
             https,
             separate_admin,
         })
@@ -235,9 +248,23 @@ impl Edge {
             key: self.key.clone(),
             broadcasts: Arc::clone(&broadcasts),
             attachment: attachment.clone(),
-            metrics,
+            metrics: metrics.clone(),
             largest: config.largest(),
+            gateways: config.upstream == UpstreamChoice::Auto,
         };
+        let gateway = gateway::Service {
+            me: id.clone(),
+            broadcasts: Arc::clone(&broadcasts),
+            attachment: attachment.clone(),
+            metrics,
+            watchers: Arc::default(),
+            most_watchers: config.max_watchers,
+            most_interests: config.max_broadcasts,
+        };
+        let service = UpstreamServer::new(gateway)
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE);
+        let service = InterceptedService::new(service, Require(self.key.clone()));
         let until = |work: tokio::task::JoinHandle<()>| {
             let shutdown = shutdown.clone();
             tokio::spawn(async move {
@@ -247,6 +274,12 @@ impl Edge {
         };
         tokio::spawn(watcher.run(shutdown.clone()));
         until(tokio::spawn(Arc::clone(&broadcasts).sweep()));
+        until(tokio::spawn(async move {
+            let server = grpc::server().add_service(service);
+            if let Err(error) = server.serve_with_incoming(grpc::incoming(self.grpc)).await {
+                warn!(%error, "no edge can fetch through this one any more");
+            }
+        }));
         until(tokio::spawn(beat(Arc::clone(&handler))));
         until(tokio::spawn(steer(Arc::clone(&handler), attachment.clone())));
         until(tokio::spawn(revoke(Arc::clone(&handler), attachment)));
@@ -303,8 +336,7 @@ impl Edge {
             role: Role::Edge,
             public_http: self.addresses.http.clone(),
             public_rtmp: String::new(),
-            // No listener yet: nobody can fetch through this edge.
-            public_grpc: String::new(),
+            public_grpc: self.addresses.grpc.clone(),
             location: self.config.location,
             incarnation: u64::from_le_bytes(random()),
         };
@@ -336,6 +368,8 @@ impl attach::Source for Reports {
             egress_bps: busy.egress_bps,
             cpu: busy.cpu,
             viewer_capacity: self.capacity,
+            relayed: u32::try_from(self.broadcasts.relayed()).unwrap_or(u32::MAX),
+            through_gateway: u32::try_from(self.broadcasts.through_gateways()).unwrap_or(u32::MAX),
         }
     }
 

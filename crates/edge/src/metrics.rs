@@ -21,6 +21,16 @@ struct OfFetch {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfResource {
+    resource: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfSource {
+    from: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct OfTier {
     tier: &'static str,
 }
@@ -40,6 +50,14 @@ pub struct Metrics {
     requests: [[Counter; CacheStatus::ALL.len()]; KINDS.len()],
     fetches: Family<OfFetch, Counter>,
     closed: Family<OfReason, Counter>,
+    /// From the origin, through a gateway.
+    upstream: [Counter; 2],
+    fallbacks: Family<OfReason, Counter>,
+    downstream: Family<OfResource, Counter>,
+    /// Gateways whose watch lives.
+    pub gateways: Gauge,
+    /// Edges that watch this one.
+    pub watchers: Gauge,
     /// Joined viewers who have asked lately.
     pub viewers: Gauge,
     /// Connections open.
@@ -63,6 +81,7 @@ impl Metrics {
     pub fn register(registry: &mut Registry) -> Self {
         let requests: Family<OfRequest, Counter> = Family::default();
         let viewers: Family<OfTier, Gauge> = Family::default();
+        let upstream: Family<OfSource, Counter> = Family::default();
         let metrics = Self {
             requests: KINDS.map(|resource| {
                 CacheStatus::ALL.map(|status| {
@@ -72,6 +91,12 @@ impl Metrics {
             }),
             fetches: Family::default(),
             closed: Family::default(),
+            upstream: ["origin", "gateway"]
+                .map(|from| upstream.get_or_create(&OfSource { from }).clone()),
+            fallbacks: Family::default(),
+            downstream: Family::default(),
+            gateways: Gauge::default(),
+            watchers: Gauge::default(),
             viewers: viewers.get_or_create(&OfTier { tier: "hls" }).clone(),
             connections: Gauge::default(),
             waiting: Gauge::default(),
@@ -106,6 +131,31 @@ impl Metrics {
             "Directory entries for which there was no room",
             metrics.refused_broadcasts.clone(),
         );
+        registry.register(
+            "spyglass_edge_upstream_fetches",
+            "Fetches by whom they were made from",
+            upstream,
+        );
+        registry.register(
+            "spyglass_edge_gateway_fallbacks",
+            "Fetches made from the origin because the gateway failed, by how",
+            metrics.fallbacks.clone(),
+        );
+        registry.register(
+            "spyglass_edge_downstream_requests",
+            "Requests from edges that fetch through this one",
+            metrics.downstream.clone(),
+        );
+        registry.register(
+            "spyglass_edge_gateways",
+            "Gateways watched",
+            metrics.gateways.clone(),
+        );
+        registry.register(
+            "spyglass_edge_watchers",
+            "Edges that watch this one",
+            metrics.watchers.clone(),
+        );
         registry.register("spyglass_edge_watches", "Origins watched", metrics.watches.clone());
         registry.register(
             "spyglass_edge_notices_ignored",
@@ -130,6 +180,21 @@ impl Metrics {
     /// A fetch ended.
     pub fn fetch(&self, resource: &'static str, result: &'static str) {
         self.fetches.get_or_create(&OfFetch { resource, result }).inc();
+    }
+
+    /// A fetch begins, through a gateway or not.
+    pub fn fetched_from(&self, gateway: bool) {
+        self.upstream[usize::from(gateway)].inc();
+    }
+
+    /// A gateway failed like this, and the origin is asked.
+    pub fn fell_back(&self, reason: &'static str) {
+        self.fallbacks.get_or_create(&OfReason { reason }).inc();
+    }
+
+    /// Another edge asked for this kind of object.
+    pub fn downstream(&self, resource: &'static str) {
+        self.downstream.get_or_create(&OfResource { resource }).inc();
     }
 
     /// A connection was closed for this reason.

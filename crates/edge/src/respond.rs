@@ -23,6 +23,7 @@ use spyglass_media::{NodeId, Resource};
 use crate::filling::{Broken, Filling, Reader};
 use crate::negotiate::{self, Wanted};
 use crate::outcome::{CacheStatus, CacheStatusValues};
+use crate::slot::Meta;
 use crate::refusal::Refusal;
 
 /// The bytes of an answer.
@@ -222,6 +223,11 @@ impl Forms {
         }
     }
 
+    /// As it is, and packed.
+    pub fn bodies(&self) -> [Option<&Bytes>; 2] {
+        [Some(self.identity.body()), self.gzip.as_ref().map(Prebuilt::body)]
+    }
+
     /// The one that the client prefers.
     pub fn choose(&self, headers: &HeaderMap) -> &Prebuilt {
         match &self.gzip {
@@ -234,6 +240,8 @@ impl Forms {
 /// One version of a broadcast's lists.
 #[derive(Debug)]
 pub struct Lists {
+    /// What they say of themselves.
+    pub meta: Meta,
     /// `chunklist.m3u8`.
     pub media: Forms,
     /// Its delta update, when there is one.

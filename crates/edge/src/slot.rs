@@ -69,8 +69,10 @@ pub struct Meta {
     pub ended: bool,
     /// The origin process that made it.
     pub incarnation: u64,
-    /// How long ago it was made, when it arrived.
+    /// How long ago it was made, when its origin last vouched for it.
     pub age: Duration,
+    /// How long before it arrived that was: a gateway had it meanwhile.
+    pub unconfirmed: Duration,
     /// No part is longer; `None` for a list without parts.
     pub part_target: Option<Duration>,
     /// Parts of the newest complete chunk.
@@ -416,7 +418,8 @@ impl<L: Clone> Slot<L> {
         self.fetch = None;
         self.failures = 0;
         self.awaited = None;
-        self.held = Some(Held { meta, list, arrived: now });
+        let arrived = now.checked_sub(meta.unconfirmed).unwrap_or(now);
+        self.held = Some(Held { meta, list, arrived });
         Filled::Stored
     }
 
@@ -447,6 +450,38 @@ impl<L: Clone> Slot<L> {
         }
         self.wanted = version;
         self.fetch.is_none()
+    }
+
+    /// A notice that a gateway passed on. It may not have heard yet that the
+    /// origin was started anew, and this slot may never have known the process
+    /// before: what it says counts only in the words of the current one.
+    pub fn on_relayed(
+        &mut self,
+        version: Version,
+        position: Option<Position>,
+        incarnation: u64,
+    ) -> bool {
+        self.believes(incarnation) && self.on_expire(version, position, incarnation)
+    }
+
+    /// Whether what a gateway brings comes from the origin's current process.
+    pub fn believes(&self, incarnation: u64) -> bool {
+        self.incarnation == Some(incarnation)
+    }
+
+    /// An edge that fetches from this one has heard of this version.
+    pub fn on_heard(&mut self, version: Version) {
+        self.wanted = self.wanted.max(version);
+    }
+
+    /// The newest that is known to exist, and of which process; `None` while
+    /// nothing is.
+    pub fn newest(&self) -> Option<(Version, Option<Position>, u64)> {
+        let held = self.held();
+        let version = held.map_or(self.wanted, |held| held.version.max(self.wanted));
+        let position = held.and_then(|held| held.position).max(self.noticed);
+        let known = version > Version::default();
+        self.incarnation.filter(|_| known).map(|incarnation| (version, position, incarnation))
     }
 
     /// A list is held and fetches work: nobody waits but for a number, and for

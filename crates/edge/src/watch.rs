@@ -1,5 +1,9 @@
-//! The watch of each origin: one stream that tells what exists, what changed
-//! and that the origin lives.
+//! The watch of each upstream: one stream that tells what exists, what changed
+//! and that the upstream lives.
+//!
+//! Every origin is watched, since it says what exists; a gateway is when control
+//! names it for a broadcast and this edge is to heed that. What a gateway says
+//! of the directory is only its echo and is not listened to.
 //!
 //! Which origins there are comes from control's node list, which the state
 //! keeps; an origin that leaves the list while its watch works is kept, because
@@ -31,13 +35,20 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::broadcasts::Broadcasts;
+use crate::broadcasts::{Broadcasts, Notice};
 use crate::directory::{Entry, State};
 use crate::fetch::Fetcher;
 use crate::metrics::Metrics;
+use crate::trust::Trust;
 
 /// A watch without a heartbeat for this long is broken.
 const SILENCE: Duration = Duration::from_secs(3);
+
+/// A gateway's: leaving one costs little.
+const GATEWAY_SILENCE: Duration = Duration::from_secs(2);
+
+/// A gateway that has not begun to answer a fetch by then is passed over.
+const PATIENCE: Duration = Duration::from_millis(700);
 
 /// Messages that may wait for an origin that reads slowly.
 const WAITING: usize = 64;
@@ -45,8 +56,8 @@ const WAITING: usize = 64;
 /// Broadcasts in one message of interest.
 const PAGE: usize = 1_000;
 
-/// Origins watched at once.
-const ORIGINS: usize = 1_000;
+/// Origins watched at once, and gateways.
+const UPSTREAMS: usize = 1_000;
 
 /// An origin that control does not name and that does not answer is forgotten
 /// after this, and with it its broadcasts.
@@ -56,9 +67,44 @@ const FORGET: Duration = Duration::from_secs(600);
 /// origin's return.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(800));
 
-/// One origin as this edge sees it.
+/// What an upstream is to this edge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It makes what it serves, and says what exists.
+    Origin,
+    /// An edge that fetches from origins.
+    Gateway,
+}
+
+impl Kind {
+    /// The word in logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Origin => "origin",
+            Self::Gateway => "gateway",
+        }
+    }
+
+    const fn silence(self) -> Duration {
+        match self {
+            Self::Origin => SILENCE,
+            Self::Gateway => GATEWAY_SILENCE,
+        }
+    }
+
+    /// As control calls it.
+    const fn role(self) -> Role {
+        match self {
+            Self::Origin => Role::Origin,
+            Self::Gateway => Role::Edge,
+        }
+    }
+}
+
+/// One origin or gateway as this edge sees it.
 #[derive(Debug)]
-pub struct Origin {
+pub struct Upstream {
+    kind: Kind,
     node: NodeId,
     url: String,
     watcher: UpstreamClient<Client>,
@@ -68,15 +114,20 @@ pub struct Origin {
     changed: Mutex<HashSet<BroadcastId>>,
     notify: Notify,
     stop: CancellationToken,
+    trust: Mutex<Trust>,
 }
 
-impl Origin {
-    fn new(node: NodeId, url: &str, key: &ClusterKey, largest: u64) -> Result<Self, grpc::Error> {
+impl Upstream {
+    fn new(kind: Kind, node: NodeId, url: &str, by: &Watcher) -> Result<Self, grpc::Error> {
+        let (key, largest) = (&by.key, by.largest);
         // Notices must not queue behind chunks: a connection for each.
         let watcher = UpstreamClient::new(grpc::channel(url, key, Windows::Messages)?)
             .max_decoding_message_size(MAX_MESSAGE);
-        let fetcher = Fetcher::new(grpc::channel(url, key, Windows::Objects)?, largest);
+        let objects = grpc::channel(url, key, Windows::Objects)?;
+        let patience = (kind == Kind::Gateway).then_some(PATIENCE);
+        let fetcher = Fetcher::new(objects, largest, by.me.clone(), patience);
         Ok(Self {
+            kind,
             node,
             url: url.to_owned(),
             watcher,
@@ -85,7 +136,13 @@ impl Origin {
             changed: Mutex::default(),
             notify: Notify::new(),
             stop: CancellationToken::new(),
+            trust: Mutex::default(),
         })
+    }
+
+    /// What it is.
+    pub fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// Its name.
@@ -101,6 +158,16 @@ impl Origin {
     /// Its watch lives and has told everything.
     pub fn is_watched(&self) -> bool {
         self.watched.load(Ordering::Acquire)
+    }
+
+    /// It did not serve what the origin behind it did.
+    pub fn failed(&self) {
+        self.trust.lock().on_failure(Instant::now().into_std());
+    }
+
+    /// Whether to fetch through it: a gateway that has not failed lately.
+    pub fn is_well(&self) -> bool {
+        self.trust.lock().is_well(Instant::now().into_std())
     }
 
     /// Interest in this broadcast may have begun or ended.
@@ -126,8 +193,8 @@ impl End {
             Self::NoAnswer => "no answer",
             Self::Refused => "refused: is the cluster key the same?",
             Self::Silent => "no heartbeat",
-            Self::Closed => "closed by the origin",
-            Self::Slow => "the origin does not read",
+            Self::Closed => "closed by the upstream",
+            Self::Slow => "the upstream does not read",
         }
     }
 }
@@ -147,78 +214,103 @@ pub struct Watcher {
     pub metrics: Metrics,
     /// Largest object fetched, in bytes.
     pub largest: u64,
+    /// Go through the gateways that control names.
+    pub gateways: bool,
 }
 
 struct Tracked {
-    origin: Arc<Origin>,
+    upstream: Arc<Upstream>,
     unnamed_since: Option<Instant>,
 }
 
+/// The upstreams of one kind, by name.
+type Watches = HashMap<NodeId, Tracked>;
+
 impl Watcher {
-    /// Watches the origins of control's node list until `shutdown`.
+    /// Watches the origins of control's node list, and gateways, until
+    /// `shutdown`.
     pub async fn run(self, shutdown: Shutdown) {
         let mut nodes = self.attachment.nodes();
         let mut attached = self.attachment.attached();
-        let mut tracked: HashMap<NodeId, Tracked> = HashMap::new();
+        let mut named = self.attachment.gateways();
+        let (mut origins, mut gateways) = (Watches::new(), Watches::new());
         let mut beat = tokio::time::interval(Duration::from_secs(10));
         let mut introduced = false;
         loop {
             let list = Arc::clone(&nodes.borrow_and_update());
             // An empty list says nothing before control has spoken.
             introduced |= !list.is_empty() || *attached.borrow_and_update();
-            if self.follow(&list, &mut tracked) || introduced {
-                let origins = tracked.iter();
-                let origins = origins.map(|(node, it)| (node.clone(), Arc::clone(&it.origin)));
-                self.broadcasts.on_origins(origins.collect());
+            if self.follow(Kind::Origin, &list, |_| true, &mut origins) || introduced {
+                self.broadcasts.on_origins(upstreams(&origins));
+            }
+            if self.gateways {
+                let named = Arc::clone(&named.borrow_and_update());
+                let wanted: HashSet<&NodeId> =
+                    named.values().filter(|node| **node != self.me).collect();
+                self.follow(Kind::Gateway, &list, |node| wanted.contains(node), &mut gateways);
+                self.broadcasts.on_gateways(upstreams(&gateways), Arc::clone(&named));
             }
             tokio::select! {
                 changed = nodes.changed() => if changed.is_err() { break },
+                changed = named.changed(), if self.gateways => if changed.is_err() { break },
                 changed = attached.changed(), if !introduced => if changed.is_err() { break },
                 _ = beat.tick() => {}
                 () = shutdown.requested() => break,
             }
         }
-        for it in tracked.values() {
-            it.origin.stop.cancel();
+        for it in origins.values().chain(gateways.values()) {
+            it.upstream.stop.cancel();
         }
     }
 
-    /// Starts and stops watches; true when the set of origins changed.
-    fn follow(&self, list: &[Node], tracked: &mut HashMap<NodeId, Tracked>) -> bool {
+    /// Starts and stops watches; true when the set of upstreams changed.
+    fn follow(
+        &self,
+        kind: Kind,
+        list: &[Node],
+        wanted: impl Fn(&NodeId) -> bool,
+        tracked: &mut Watches,
+    ) -> bool {
         let mut changed = false;
         let mut named = HashSet::new();
-        for node in list.iter().filter(|node| node.role == i32::from(Role::Origin)) {
+        for node in list.iter().filter(|node| node.role == i32::from(kind.role())) {
             let Ok(name) = convert::node(&node.id) else { continue };
+            // An edge without a listener can be no gateway.
+            if !wanted(&name) || (kind == Kind::Gateway && node.grpc.is_empty()) {
+                continue;
+            }
             named.insert(name.clone());
-            if tracked.get(&name).is_some_and(|it| it.origin.url == node.grpc) {
+            if tracked.get(&name).is_some_and(|it| it.upstream.url == node.grpc) {
                 continue;
             }
-            if tracked.len() >= ORIGINS {
-                warn!(origin = %name, "more origins than an edge watches");
+            if tracked.len() >= UPSTREAMS {
+                warn!(upstream = %name, "more upstreams than an edge watches");
                 continue;
             }
-            match Origin::new(name.clone(), &node.grpc, &self.key, self.largest) {
-                Ok(origin) => {
-                    let origin = Arc::new(origin);
-                    tokio::spawn(self.clone().watch(Arc::clone(&origin)));
-                    let new = Tracked { origin, unnamed_since: None };
+            match Upstream::new(kind, name.clone(), &node.grpc, self) {
+                Ok(upstream) => {
+                    let upstream = Arc::new(upstream);
+                    tokio::spawn(self.clone().watch(Arc::clone(&upstream)));
+                    let new = Tracked { upstream, unnamed_since: None };
                     if let Some(former) = tracked.insert(name, new) {
-                        former.origin.stop.cancel();
+                        former.upstream.stop.cancel();
                     }
                     changed = true;
                 }
-                Err(error) => warn!(origin = %name, %error, "cannot watch this origin"),
+                Err(error) => warn!(upstream = %name, %error, "cannot watch this upstream"),
             }
         }
         tracked.retain(|name, it| {
-            if named.contains(name) || it.origin.is_watched() {
+            let works = wanted(name) && it.upstream.is_watched();
+            if named.contains(name) || works {
                 it.unnamed_since = None;
                 return true;
             }
-            let keep = it.unnamed_since.get_or_insert_with(Instant::now).elapsed() < FORGET;
+            let keep = wanted(name)
+                && it.unnamed_since.get_or_insert_with(Instant::now).elapsed() < FORGET;
             if !keep {
-                info!(origin = %name, "forgotten");
-                it.origin.stop.cancel();
+                info!(upstream = %name, kind = kind.as_str(), "no longer watched");
+                it.upstream.stop.cancel();
                 changed = true;
             }
             keep
@@ -226,67 +318,75 @@ impl Watcher {
         changed
     }
 
-    async fn watch(self, origin: Arc<Origin>) {
+    async fn watch(self, upstream: Arc<Upstream>) {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         let mut last = None;
         loop {
             let end = tokio::select! {
-                end = self.watch_once(&origin) => end,
-                () = origin.stop.cancelled() => {
-                    self.alive(&origin, false);
+                end = self.watch_once(&upstream) => end,
+                () = upstream.stop.cancelled() => {
+                    self.alive(&upstream, false);
                     return;
                 }
             };
-            if self.alive(&origin, false) {
+            if self.alive(&upstream, false) {
                 backoff.reset();
                 last = None;
             }
             if last.replace(end) != Some(end) {
-                warn!(origin = %origin.node, url = origin.url, reason = end.as_str(), "watch broken");
+                warn!(upstream = %upstream.node, url = upstream.url, reason = end.as_str(), "watch broken");
             }
             tokio::select! {
                 () = tokio::time::sleep(backoff.next(u32::from_le_bytes(random()))) => {}
-                () = origin.stop.cancelled() => return,
+                () = upstream.stop.cancelled() => return,
             }
         }
     }
 
     /// True when that changed anything.
-    fn alive(&self, origin: &Origin, alive: bool) -> bool {
-        if origin.watched.swap(alive, Ordering::AcqRel) == alive {
+    fn alive(&self, upstream: &Upstream, alive: bool) -> bool {
+        if upstream.watched.swap(alive, Ordering::AcqRel) == alive {
             return false;
         }
+        let watches = match upstream.kind {
+            Kind::Origin => &self.metrics.watches,
+            Kind::Gateway => &self.metrics.gateways,
+        };
         if alive {
-            self.metrics.watches.inc();
+            watches.inc();
         } else {
-            self.metrics.watches.dec();
+            watches.dec();
         }
-        self.broadcasts.on_watch(origin, alive);
+        upstream.trust.lock().on_watch(Instant::now().into_std(), alive);
+        self.broadcasts.on_watch(upstream, alive);
         true
     }
 
-    async fn watch_once(&self, origin: &Origin) -> End {
+    async fn watch_once(&self, upstream: &Upstream) -> End {
         let (requests, receiver) = mpsc::channel(WAITING);
         let hello = watch_request::Request::Hello(WatchHello { node: self.me.to_string() });
         if requests.try_send(WatchRequest { request: Some(hello) }).is_err() {
             return End::Slow;
         }
-        let mut client = origin.watcher.clone();
+        let mut client = upstream.watcher.clone();
         let call = client.watch(ReceiverStream::new(receiver));
-        let mut stream = match tokio::time::timeout(SILENCE, call).await {
+        let silence = upstream.kind.silence();
+        let mut stream = match tokio::time::timeout(silence, call).await {
             Ok(Ok(answer)) => answer.into_inner(),
             Ok(Err(status)) => {
-                debug!(origin = %origin.node, %status, "watch refused");
+                debug!(upstream = %upstream.node, %status, "watch refused");
                 let refused = status.code() == tonic::Code::Unauthenticated;
                 return if refused { End::Refused } else { End::NoAnswer };
             }
             Err(_) => return End::NoAnswer,
         };
-        self.broadcasts.on_watch_begun(&origin.node);
+        if upstream.kind == Kind::Origin {
+            self.broadcasts.on_watch_begun(&upstream.node);
+        }
         // Everything of interest is declared anew; what changes from here on
         // is in `changed` again.
-        origin.changed.lock().clear();
-        let all = self.broadcasts.of_interest(&origin.node);
+        upstream.changed.lock().clear();
+        let all = self.broadcasts.of_interest(&upstream.node);
         if !declare(&requests, all, Vec::new()) {
             return End::Slow;
         }
@@ -297,51 +397,56 @@ impl Watcher {
                     Ok(Some(message)) => message.response,
                     Ok(None) => return End::Closed,
                     Err(status) => {
-                        debug!(origin = %origin.node, %status, "watch failed");
+                        debug!(upstream = %upstream.node, %status, "watch failed");
                         return End::Closed;
                     }
                 },
-                () = origin.notify.notified() => {
-                    let changed = std::mem::take(&mut *origin.changed.lock());
-                    let (add, drop) = self.interests(origin, changed);
+                () = upstream.notify.notified() => {
+                    let changed = std::mem::take(&mut *upstream.changed.lock());
+                    let (add, drop) = self.interests(upstream, changed);
                     if !declare(&requests, add, drop) {
                         return End::Slow;
                     }
                     continue;
                 }
-                () = tokio::time::sleep_until(last_beat + SILENCE) => return End::Silent,
+                () = tokio::time::sleep_until(last_beat + silence) => return End::Silent,
             };
             match message {
                 Some(watch_response::Response::Heartbeat(beat)) => {
                     last_beat = Instant::now();
-                    beat.current.iter().for_each(|expire| self.on_expire(expire));
+                    beat.current.iter().for_each(|expire| self.on_expire(upstream, expire));
+                    self.on_adrift(upstream, &beat.adrift);
                 }
-                Some(message) => self.on_message(origin, message),
+                Some(message) => self.on_message(upstream, message),
                 // A field of a later release.
                 None => {}
             }
         }
     }
 
-    fn on_message(&self, origin: &Origin, message: watch_response::Response) {
+    fn on_message(&self, upstream: &Upstream, message: watch_response::Response) {
         match message {
             watch_response::Response::Snapshot(page) => {
-                let entries = page.entries.iter().filter_map(read_entry).collect();
-                self.broadcasts.on_page(&origin.node, entries, page.last);
+                if upstream.kind == Kind::Origin {
+                    let entries = page.entries.iter().filter_map(read_entry).collect();
+                    self.broadcasts.on_page(&upstream.node, entries, page.last);
+                }
                 for revocation in page.revocations {
                     self.on_revocation(revocation);
                 }
-                if page.last && self.alive(origin, true) {
-                    info!(origin = %origin.node, url = origin.url, "watching");
+                if page.last && self.alive(upstream, true) {
+                    info!(upstream = %upstream.node, url = upstream.url, "watching");
                 }
             }
             watch_response::Response::Change(entry) => {
-                if let Some((id, entry)) = read_entry(&entry) {
-                    self.broadcasts.on_change(&origin.node, id, entry);
+                if upstream.kind == Kind::Origin
+                    && let Some((id, entry)) = read_entry(&entry)
+                {
+                    self.broadcasts.on_change(&upstream.node, id, entry);
                 }
             }
             watch_response::Response::Revocation(revocation) => self.on_revocation(revocation),
-            watch_response::Response::Expire(expire) => self.on_expire(&expire),
+            watch_response::Response::Expire(expire) => self.on_expire(upstream, &expire),
             watch_response::Response::Heartbeat(_) => {}
         }
     }
@@ -354,29 +459,41 @@ impl Watcher {
         });
     }
 
-    fn on_expire(&self, expire: &Expire) {
+    fn on_expire(&self, upstream: &Upstream, expire: &Expire) {
         let (Ok(id), Some(version)) = (convert::broadcast(&expire.broadcast), expire.version)
         else {
             return;
         };
         let position = expire.position.map(Position::from);
-        self.broadcasts.on_expire(id, version.into(), position, expire.incarnation);
+        let notice = Notice { version: version.into(), position, incarnation: expire.incarnation };
+        self.broadcasts.on_expire(upstream.kind, id, notice);
+    }
+
+    /// What a gateway cannot vouch for comes from the origin, for a while.
+    fn on_adrift(&self, upstream: &Upstream, adrift: &[String]) {
+        for id in adrift.iter().filter_map(|id| convert::broadcast(id).ok()) {
+            self.broadcasts.on_adrift(upstream, id);
+        }
     }
 
     fn interests(
         &self,
-        origin: &Origin,
+        upstream: &Upstream,
         changed: HashSet<BroadcastId>,
     ) -> (Vec<Holding>, Vec<String>) {
         let (mut add, mut drop) = (Vec::new(), Vec::new());
         for id in changed {
-            match self.broadcasts.get(id).and_then(|it| it.interest(&origin.node)) {
+            match self.broadcasts.get(id).and_then(|it| it.interest(&upstream.node)) {
                 Some((version, position)) => add.push(holding(id, version, position)),
                 None => drop.push(id.to_string()),
             }
         }
         (add, drop)
     }
+}
+
+fn upstreams(tracked: &Watches) -> HashMap<NodeId, Arc<Upstream>> {
+    tracked.iter().map(|(node, it)| (node.clone(), Arc::clone(&it.upstream))).collect()
 }
 
 /// A broadcast of interest and what is held of it.
@@ -388,7 +505,7 @@ pub fn holding(id: BroadcastId, version: Option<Version>, position: Option<Posit
     }
 }
 
-/// False when the origin does not read.
+/// False when the upstream does not read.
 fn declare(requests: &mpsc::Sender<WatchRequest>, add: Vec<Holding>, drop: Vec<String>) -> bool {
     let adds = add.chunks(PAGE).map(|add| Interest { add: add.to_vec(), drop: Vec::new() });
     let drops = drop.chunks(PAGE).map(|drop| Interest { add: Vec::new(), drop: drop.to_vec() });

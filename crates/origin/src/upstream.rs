@@ -201,6 +201,7 @@ fn describe(list: &List, incarnation: u64) -> (Header, Vec<Bytes>) {
         part_target_ms: list.part_target.unwrap_or_default().as_millis() as u32,
         last_parts: list.last_parts,
         digest: Bytes::new(),
+        unconfirmed_ms: 0,
     };
     (header, bodies)
 }

@@ -122,12 +122,12 @@ impl Broadcasts {
         }
         let declare = broadcast.slot.lock().on_viewer(now());
         self.declare(&broadcast, declare);
-        let Some(origin) = broadcast.origin.lock().clone() else {
+        let Some(route) = broadcast.route() else {
             return Err(negative(Refusal::Upstream));
         };
         let this = Arc::clone(self);
         let fill =
-            |announce| async move { fill::object(&this, &origin, id, resource, announce).await };
+            |announce| async move { fill::object(&this, &route, id, resource, announce).await };
         let filled = self.objects.fill((id, resource), early, fill).await.map_err(|refusal| {
             self.metrics.fetch(resource.kind(), "no_room");
             negative(refusal)

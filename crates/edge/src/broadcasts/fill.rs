@@ -9,13 +9,13 @@ use spyglass_api::upstream::Header;
 use spyglass_media::{BroadcastId, Position, Resource};
 use tracing::debug;
 
-use super::{Broadcast, Broadcasts, now};
+use super::{Broadcast, Broadcasts, Change, now};
 use crate::cache::{Announce, Flying, Outcome};
 use crate::fetch::{Failure, Passing};
 use crate::filling::Writer;
 use crate::respond::{Digest, Encoding, Head, Lists, Object, Prebuilt};
+use crate::route::Route;
 use crate::slot::{Fetch, Filled, Meta};
-use crate::watch::Origin;
 
 /// Pause before the second and last attempt to fetch an object.
 const AGAIN: Duration = Duration::from_millis(100);
@@ -25,9 +25,13 @@ const LARGE: usize = 1024 * 1024;
 
 /// Fetches a broadcast's lists for its slot.
 pub async fn lists(broadcasts: Arc<Broadcasts>, broadcast: Arc<Broadcast>, fetch: Fetch) {
-    let origin = broadcast.origin.lock().clone();
-    let fetched = match &origin {
-        Some(origin) => origin.fetcher().lists(broadcast.id, fetch.least, fetch.until).await,
+    let route = broadcast.route();
+    let fetched = match &route {
+        Some(route) => {
+            let believed = |incarnation| broadcast.slot.lock().believes(incarnation);
+            let metrics = &broadcasts.metrics;
+            route.lists(broadcast.id, fetch.least, fetch.until, metrics, believed).await
+        }
         None => Err(Failure::Unreachable),
     };
     let (result, newest) = arrived(&broadcasts, &broadcast, fetch, fetched);
@@ -36,8 +40,9 @@ pub async fn lists(broadcasts: Arc<Broadcasts>, broadcast: Arc<Broadcast>, fetch
     if result != "ok" {
         debug!(broadcast = %broadcast.id, result, "list not fetched");
     }
-    if let (Some(resource), Some(origin)) = (newest, origin) {
-        prefetch(&broadcasts, origin, broadcast.id, resource).await;
+    broadcasts.tell((result == "ok").then_some(Change::Expire(broadcast.id)));
+    if let (Some(resource), Some(route)) = (newest, route) {
+        prefetch(&broadcasts, route, broadcast.id, resource).await;
     }
 }
 
@@ -68,12 +73,12 @@ fn arrived(
 /// Whoever asks meanwhile joins it. It counts as nobody's request.
 async fn prefetch(
     broadcasts: &Arc<Broadcasts>,
-    origin: Arc<Origin>,
+    route: Route,
     id: BroadcastId,
     resource: Resource,
 ) {
     let this = Arc::clone(broadcasts);
-    let fill = |announce| async move { object(&this, &origin, id, resource, announce).await };
+    let fill = |announce| async move { object(&this, &route, id, resource, announce).await };
     if broadcasts.objects.fill((id, resource), false, fill).await.is_err() {
         broadcasts.metrics.fetch(resource.kind(), "no_room");
     }
@@ -92,18 +97,19 @@ fn newest_of(list: &Meta) -> Option<Resource> {
 /// Fetches an init, chunk or part.
 pub async fn object(
     broadcasts: &Broadcasts,
-    origin: &Origin,
+    route: &Route,
     id: BroadcastId,
     resource: Resource,
     announce: Announce,
 ) -> Outcome {
     let deadline = now() + broadcasts.limits.fetch;
     let mut passing = PassOn { resource, announce, writer: None };
-    let mut fetched = origin.fetcher().object(id, resource, deadline, &mut passing).await;
+    let metrics = &broadcasts.metrics;
+    let mut fetched = route.object(id, resource, deadline, metrics, &mut passing).await;
     if fetched.as_ref().is_err_and(|failure| failure.is_transport()) {
         broadcasts.metrics.fetch(resource.kind(), "retried");
         tokio::time::sleep(AGAIN).await;
-        fetched = origin.fetcher().object(id, resource, deadline, &mut passing).await;
+        fetched = route.object(id, resource, deadline, metrics, &mut passing).await;
     }
     let built = match fetched {
         Ok(bytes) => prebuild(resource, bytes).await.and_then(|answer| passing.check(answer)),

@@ -19,6 +19,7 @@ fn meta(revision: u64) -> Meta {
         ended: false,
         incarnation: ORIGIN,
         age: Duration::from_millis(200),
+        unconfirmed: Duration::ZERO,
         part_target: None,
         last_parts: 0,
     }

@@ -187,6 +187,7 @@ async fn start_edge(
     let mut config = Config {
         id: Some("edge-t".parse().unwrap()),
         http: "127.0.0.1:0".parse().unwrap(),
+        grpc: "127.0.0.1:0".parse().unwrap(),
         control: vec![control.url()],
         cluster_key: Some(Secret::new(KEY)),
         state: state.path().to_owned(),

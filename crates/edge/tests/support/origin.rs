@@ -388,6 +388,7 @@ impl Origin {
             part_target_ms: live.position.map_or(0, |_| 210),
             last_parts: live.last_parts,
             digest: Bytes::new(),
+            unconfirmed_ms: 0,
         };
         let whole: String = bodies.into_iter().map(|(.., body)| body).collect();
         Ok(answer(header, whole.into()))
