@@ -122,7 +122,7 @@ pub fn origin_entry(origin: &Origin) -> Value {
 /// An edge's entry in the ready file.
 pub fn edge_entry(edge: &Edge) -> Value {
     let at = edge.addresses();
-    let mut entry = json!({"id": at.id, "http": at.http});
+    let mut entry = json!({"id": at.id, "http": at.http, "grpc": at.grpc});
     if let Some(https) = at.https {
         entry["https"] = https.into();
     }

@@ -304,6 +304,7 @@ impl Edge {
                     ended: list.ended,
                     incarnation,
                     age,
+                    unconfirmed: Duration::ZERO,
                     part_target: None,
                     last_parts: 0,
                 };
