@@ -393,9 +393,9 @@ impl Watch {
                 return Err(Status::resource_exhausted("interest in too many broadcasts"));
             }
             self.interests.insert(id);
-            let held = holding.version.map(|version| {
-                (Version::from(version), holding.position.map(Into::into))
-            });
+            let held = holding
+                .version
+                .map(|version| (Version::from(version), holding.position.map(Into::into)));
             // If it is not known here, the heartbeat says so.
             let wanted = self.service.broadcasts.on_wanted(id, held).is_ok();
             debug!(broadcast = %id, wanted, "an edge has viewers");

@@ -168,8 +168,7 @@ impl Edge {
         let public = public_url(config.public_http.as_deref(), "http", &http, "");
         let health = separate_admin.as_ref().unwrap_or(&http).local_addr().map_err(failed)?;
         let public_grpc = public_url(config.public_grpc.as_deref(), "http", &grpc, "");
-        let mut addresses =
-            Addresses { id, http: public, https: None, grpc: public_grpc, health };
+        let mut addresses = Addresses { id, http: public, https: None, grpc: public_grpc, health };
         let mut https = None;
         if let Some(address) = config.https {
             let (listener, udp) = listen::tcp_and_udp("--https", address).await?;

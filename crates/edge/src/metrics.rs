@@ -146,11 +146,7 @@ impl Metrics {
             "Requests from edges that fetch through this one",
             metrics.downstream.clone(),
         );
-        registry.register(
-            "spyglass_edge_gateways",
-            "Gateways watched",
-            metrics.gateways.clone(),
-        );
+        registry.register("spyglass_edge_gateways", "Gateways watched", metrics.gateways.clone());
         registry.register(
             "spyglass_edge_watchers",
             "Edges that watch this one",

@@ -23,8 +23,8 @@ use spyglass_media::{NodeId, Resource};
 use crate::filling::{Broken, Filling, Reader};
 use crate::negotiate::{self, Wanted};
 use crate::outcome::{CacheStatus, CacheStatusValues};
-use crate::slot::Meta;
 use crate::refusal::Refusal;
+use crate::slot::Meta;
 
 /// The bytes of an answer.
 #[derive(Debug)]

@@ -242,7 +242,8 @@ async fn fetch(
     id: BroadcastId,
     object: fetch_request::Object,
 ) -> Result<(Header, Vec<u8>), Status> {
-    let request = FetchRequest { broadcast: id.to_string(), object: Some(object), ..FetchRequest::default() };
+    let request =
+        FetchRequest { broadcast: id.to_string(), object: Some(object), ..FetchRequest::default() };
     let mut answers = world.upstream().await.fetch(request).await?.into_inner();
     let mut header = None;
     let mut body = Vec::new();

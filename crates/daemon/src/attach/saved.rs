@@ -79,9 +79,9 @@ pub(super) fn read(state: &StateDir, now: UtcTime) -> Result<Restored, Error> {
         revocations.add(&Revocation { broadcast, viewer, expires_at_ms }, now);
     }
     let gateways = file::<Vec<(String, String)>>(state, GATEWAYS)?;
-    let gateways = gateways.iter().filter_map(|(broadcast, node)| {
-        Some((broadcast.parse().ok()?, node.parse().ok()?))
-    });
+    let gateways = gateways
+        .iter()
+        .filter_map(|(broadcast, node)| Some((broadcast.parse().ok()?, node.parse().ok()?)));
     let controls = file(state, CONTROLS)?;
     let (nodes, gateways) = (nodes.collect(), Arc::new(gateways.collect()));
     Ok(Restored { keys, nodes, gateways, revocations, controls })

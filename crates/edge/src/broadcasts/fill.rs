@@ -71,12 +71,7 @@ fn arrived(
 }
 
 /// Whoever asks meanwhile joins it. It counts as nobody's request.
-async fn prefetch(
-    broadcasts: &Arc<Broadcasts>,
-    route: Route,
-    id: BroadcastId,
-    resource: Resource,
-) {
+async fn prefetch(broadcasts: &Arc<Broadcasts>, route: Route, id: BroadcastId, resource: Resource) {
     let this = Arc::clone(broadcasts);
     let fill = |announce| async move { object(&this, &route, id, resource, announce).await };
     if broadcasts.objects.fill((id, resource), false, fill).await.is_err() {
