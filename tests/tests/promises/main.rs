@@ -22,6 +22,7 @@ mod origin_restart_keeps_sequence;
 mod players_move_when_an_edge_drains;
 mod seat_101_gets_hls;
 mod sixty_seconds_play_everywhere;
+mod the_console_shows_what_happens;
 mod the_demo_is_watchable;
 mod the_end_is_told;
 mod two_publishers_one_writer;

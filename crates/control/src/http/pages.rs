@@ -1,11 +1,16 @@
-//! The pages for people: what is live, and one broadcast. They are built into
-//! the program and use the same API as everybody.
+//! The pages for people: what is live, one broadcast, and the operator's
+//! console. They are built into the program and use the same API as everybody.
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use axum::extract::Path;
 use axum::extract::rejection::PathRejection;
 use axum::response::Response;
-use http::StatusCode;
-use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY};
+use http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH, REFERRER_POLICY,
+};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use serde_json::json;
 use spyglass_media::BroadcastId;
 
 use super::operation::{Content, Operation, Who, get};
@@ -13,15 +18,40 @@ use super::problem::Problem;
 
 const HOME: &str = include_str!("../../../../web/index.html");
 const WATCH: &str = include_str!("../../../../web/watch.html");
-const ASSETS: [(&str, &str, &str); 3] = [
-    ("style.css", "text/css; charset=utf-8", include_str!("../../../../web/style.css")),
-    ("home.js", "text/javascript; charset=utf-8", include_str!("../../../../web/home.js")),
-    ("watch.js", "text/javascript; charset=utf-8", include_str!("../../../../web/watch.js")),
+const CONSOLE: &str = include_str!("../../../../web/console.html");
+
+/// Names and texts of files in `web/`.
+macro_rules! assets {
+    ($($name:literal),+ $(,)?) => {
+        [$(($name, include_str!(concat!("../../../../web/", $name)))),+]
+    };
+}
+
+const ASSETS: [(&str, &str); 14] = assets![
+    "style.css",
+    "home.js",
+    "watch.js",
+    "console.css",
+    "console.js",
+    "console-api.js",
+    "console-broadcast.js",
+    "console-broadcasts.js",
+    "console-delay.js",
+    "console-dom.js",
+    "console-events.js",
+    "console-ledgers.js",
+    "console-picture.js",
+    "console-system.js",
 ];
 
 /// Scripts and styles come from here alone; media and lists from any edge.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
     connect-src 'self' http: https:; media-src http: https: blob:; img-src 'self' data:; \
+    base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// The console speaks to this control alone, and no text becomes markup there.
+const CONSOLE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
+    connect-src 'self'; img-src data:; require-trusted-types-for 'script'; trusted-types 'none'; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// Pages and what they are made of.
@@ -30,13 +60,19 @@ pub fn operations() -> Vec<Operation> {
     vec![
         get("/", home).is("homePage", Who::Anyone, "What is live, for people", 200, html()),
         get("/watch/{id}", watch).is("watchPage", Who::Anyone, "Watch a broadcast", 200, html()),
-        get("/assets/{name}", asset).is(
-            "asset",
-            Who::Anyone,
-            "Scripts and styles of the pages",
-            200,
-            Content::Other("text/*"),
-        ),
+        get("/console", console)
+            .is("consolePage", Who::Anyone, "The operator's console, for people", 200, html())
+            .details("It asks for the operator key and shows nothing without."),
+        get("/assets/{name}", asset)
+            .is(
+                "asset",
+                Who::Anyone,
+                "Scripts and styles of the pages",
+                200,
+                Content::Other("text/*"),
+            )
+            .header("If-None-Match", json!({"type": "string"}), "the ETag of what is had already")
+            .or(304, Content::Nothing),
     ]
 }
 
@@ -52,29 +88,90 @@ pub async fn watch(path: Result<Path<String>, PathRejection>) -> Result<Response
     id.map(|_| page(WATCH)).ok_or_else(Problem::no_such_broadcast)
 }
 
-/// `GET /assets/{name}`
-pub async fn asset(path: Result<Path<String>, PathRejection>) -> Result<Response<String>, Problem> {
+/// `GET /console`
+pub async fn console() -> Response<String> {
+    let mut response = page(CONSOLE);
+    let policy = HeaderValue::from_static(CONSOLE_POLICY);
+    response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
+    response
+}
+
+/// `GET /assets/{name}`. Asked for anew each time and answered with 304 mostly:
+/// modules of two versions must not meet on one page.
+pub async fn asset(
+    path: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+) -> Result<Response<String>, Problem> {
     let wanted = path.map(|Path(name)| name).unwrap_or_default();
-    let found = ASSETS.iter().find(|(name, ..)| *name == wanted);
-    let (_, kind, text) = found.ok_or_else(super::no_such_path)?;
-    Ok(answer(kind, text, "max-age=300"))
+    let found = ASSETS.iter().find(|(name, _)| *name == wanted);
+    let (name, text) = found.ok_or_else(super::no_such_path)?;
+    let kind = match name.rsplit_once('.') {
+        Some((_, "css")) => "text/css; charset=utf-8",
+        _ => "text/javascript; charset=utf-8",
+    };
+    let tag = tag(text);
+    if headers.get_all(IF_NONE_MATCH).iter().any(|known| names(known, &tag)) {
+        let mut response = answer(kind, "");
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        return Ok(tagged(response, &tag));
+    }
+    Ok(tagged(answer(kind, text), &tag))
+}
+
+/// A name for exactly this text. A collision would have to be of two versions
+/// of one file of ours.
+fn tag(text: &str) -> String {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    format!("\"{:016x}\"", hasher.finish())
+}
+
+/// Whether If-None-Match says `tag`.
+fn names(known: &HeaderValue, tag: &str) -> bool {
+    let known = known.to_str().unwrap_or_default();
+    known
+        .split(',')
+        .any(|one| matches!(one.trim(), "*") || one.trim().trim_start_matches("W/") == tag)
+}
+
+fn tagged(mut response: Response<String>, tag: &str) -> Response<String> {
+    if let Ok(tag) = HeaderValue::from_str(tag) {
+        response.headers_mut().insert(ETAG, tag);
+    }
+    response
 }
 
 fn page(text: &'static str) -> Response<String> {
-    answer("text/html; charset=utf-8", text, "no-cache")
+    answer("text/html; charset=utf-8", text)
 }
 
-fn answer(kind: &'static str, text: &'static str, caching: &'static str) -> Response<String> {
+fn answer(kind: &'static str, text: &'static str) -> Response<String> {
     let headers = [
         (CONTENT_TYPE, kind),
         (CONTENT_SECURITY_POLICY, POLICY),
         (REFERRER_POLICY, "no-referrer"),
-        (CACHE_CONTROL, caching),
+        (CACHE_CONTROL, "no-cache"),
     ];
     let mut response = Response::new(text.to_owned());
-    *response.status_mut() = StatusCode::OK;
     for (name, value) in headers {
-        response.headers_mut().insert(name, http::HeaderValue::from_static(value));
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_had_already_is_not_sent_again() {
+        let tag = tag("text");
+        assert_ne!(tag, super::tag("other text"));
+        for known in [tag.clone(), format!("W/{tag}"), format!("\"old\", {tag}"), "*".to_owned()] {
+            assert!(names(&HeaderValue::from_str(&known).unwrap(), &tag), "{known}");
+        }
+        for other in ["", "\"old\"", "text"] {
+            assert!(!names(&HeaderValue::from_static(other), &tag), "{other}");
+        }
+    }
 }

@@ -177,6 +177,7 @@ impl Plan {
             let _ = writeln!(text, "{label:<10} {value}");
         };
         line("live now", &format!("{http}/"));
+        line("console", &format!("{http}/console"));
         line("operator", &operator);
         line("go live", &format!("spyglass publish --file any.mp4 --loop --control {http} \\"));
         line("", &format!("  --operator-key \"{key}\""));
