@@ -220,6 +220,7 @@ async fn every_operation_answers_as_described() {
     asked.world.anyone("GET", "/", Value::Null).await.expect(200);
     asked.world.anyone("GET", "/v1/keys", Value::Null).await.expect(200);
     asked.ask("homePage", page("/")).await;
+    asked.ask("consolePage", page("/console")).await;
     asked.ask("listKeys", page("/v1/keys")).await;
     asked.ask("getDescription", page("/openapi.json")).await;
 
@@ -239,6 +240,7 @@ async fn pages(asked: &mut Asked) {
     let nobody = |path: &str, status| call(path, "", Value::Null, status);
     asked.ask("getDescription", nobody("/openapi.json", 200)).await;
     asked.ask("homePage", nobody("/", 200)).await;
+    asked.ask("consolePage", nobody("/console", 200)).await;
     asked.ask("watchPage", nobody("/watch/0123456789abc", 200)).await;
     asked.ask("watchPage", nobody("/watch/nothing", 404)).await;
     for name in ["style.css", "home.js"] {

@@ -169,19 +169,43 @@ async fn hostile_connections_cost_only_themselves() {
 #[tokio::test(flavor = "multi_thread")]
 async fn pages_run_nothing_that_is_not_ours() {
     let world = World::start().await;
-    for path in ["/", "/watch/0123456789abc"] {
+    for path in ["/", "/watch/0123456789abc", "/console"] {
         let page = world.anyone("GET", path, Value::Null).await.expect(200);
         assert_eq!(page.header("content-type"), "text/html; charset=utf-8");
         let policy = page.header("content-security-policy");
         assert!(policy.contains("script-src 'self';"), "{policy}");
-        assert!(policy.contains("media-src http: https: blob:"), "{policy}");
+        let media = policy.contains("media-src http: https: blob:");
+        assert_eq!(media, path != "/console", "{policy}");
+        // Who holds the operator key speaks to its control alone.
+        let alone =
+            policy.contains("connect-src 'self';") && policy.contains("trusted-types 'none'");
+        assert_eq!(alone, path == "/console", "{policy}");
         let html = String::from_utf8_lossy(&page.body).into_owned();
         for inline in ["style=", " on", "<script>", "javascript:"] {
             let found = html.lines().find(|line| line.contains(inline) && line.contains('<'));
             assert_eq!(found.filter(|line| inline != " on" || line.contains("=\"")), None);
         }
-        for asset in html.split('"').filter(|part| part.starts_with("/assets/")) {
-            world.anyone("GET", asset, Value::Null).await.expect(200);
+        let assets = html.split('"').filter(|part| part.starts_with("/assets/"));
+        let mut assets: Vec<String> = assets.map(str::to_owned).collect();
+        // What modules import is there too, whichever way they are reached.
+        let mut at = 0;
+        while let Some(asset) = assets.get(at).cloned() {
+            at += 1;
+            let answer = world.anyone("GET", &asset, Value::Null).await.expect(200);
+            let text = String::from_utf8_lossy(&answer.body).into_owned();
+            for imported in
+                text.split("from \"./").skip(1).filter_map(|rest| rest.split('"').next())
+            {
+                let imported = format!("/assets/{imported}");
+                if !assets.contains(&imported) {
+                    assets.push(imported);
+                }
+            }
+            let tag = answer.header("etag").to_owned();
+            let again = Request::get(format!("{}{asset}", world.at.http));
+            let again = again.header("if-none-match", &tag).body(Full::default()).unwrap();
+            let again = world.send(again).await.expect(304);
+            assert!(again.body.is_empty() && again.header("etag") == tag, "{asset}");
         }
     }
     world.anyone("HEAD", "/", Value::Null).await.expect(200);
