@@ -27,3 +27,7 @@ bench:
 # Joins per second and memory of one control, printed; `--nats URL`: over NATS.
 bench-control *args:
     cargo bench --locked -p spyglass-control --bench joins -- {{args}}
+
+# The edge beside nginx and Varnish, printed; `--quick`, `--save FILE`, or sections: hits, herds, waiters, paced.
+bench-edge *args:
+    ./scripts/bench-edge {{args}}

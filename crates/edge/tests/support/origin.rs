@@ -70,6 +70,8 @@ struct Script {
     incarnation: u64,
     broadcasts: HashMap<BroadcastId, Live>,
     objects: HashMap<(BroadcastId, Resource), Bytes>,
+    /// Media playlists that the caller wrote, in one form only.
+    texts: HashMap<BroadcastId, String>,
     revocations: Vec<Revocation>,
     fault: Fault,
     delay: Duration,
@@ -104,6 +106,7 @@ impl Origin {
             incarnation,
             broadcasts: HashMap::new(),
             objects: HashMap::new(),
+            texts: HashMap::new(),
             revocations: Vec::new(),
             fault: Fault::None,
             delay: Duration::ZERO,
@@ -230,6 +233,29 @@ impl Origin {
         if self.script.lock().notices {
             self.say(watch_response::Response::Expire(self.expire(id)));
         }
+    }
+
+    /// A list of the caller's own writing, whose newest media this is, and
+    /// objects that it names.
+    pub fn show(
+        &self,
+        id: BroadcastId,
+        position: Position,
+        last_parts: u32,
+        text: String,
+        objects: impl IntoIterator<Item = (Resource, Bytes)>,
+    ) {
+        self.set(|script| {
+            let objects = objects.into_iter().map(|(resource, bytes)| ((id, resource), bytes));
+            script.objects.extend(objects);
+            script.texts.insert(id, text);
+            if let Some(live) = script.broadcasts.get_mut(&id) {
+                live.revision += 1;
+                live.position = Some(position);
+                live.last_parts = last_parts;
+            }
+        });
+        self.say(watch_response::Response::Expire(self.expire(id)));
     }
 
     pub fn end(&self, id: BroadcastId) {
@@ -361,14 +387,22 @@ impl Origin {
             revision = revision.saturating_sub(1);
         }
         let end = if live.ended { "#EXT-X-ENDLIST\n" } else { "" };
-        let media = format!("#EXTM3U\nrevision {revision}\n1-{revision}.m4s\n{end}");
-        let bodies = [
+        let media = match script.texts.get(&id) {
+            Some(text) => text.clone(),
+            None => format!("#EXTM3U\nrevision {revision}\n1-{revision}.m4s\n{end}"),
+        };
+        let mut bodies = vec![
             (Playlist::MediaDelta, Encoding::Identity, format!("(delta){media}")),
             (Playlist::Media, Encoding::Identity, media.clone()),
             (Playlist::Media, Encoding::Gzip, format!("(gzip){media}")),
             (Playlist::Multivariant, Encoding::Identity, "#EXTM3U\nchunklist.m3u8\n".to_owned()),
             (Playlist::Multivariant, Encoding::Gzip, "(gzip)".to_owned()),
         ];
+        if script.texts.contains_key(&id) {
+            bodies.retain(|(playlist, encoding, _)| {
+                *playlist != Playlist::MediaDelta && *encoding == Encoding::Identity
+            });
+        }
         let header = Header {
             length: bodies.iter().map(|(.., body)| body.len() as u64).sum(),
             version: Some(version(revision).into()),
