@@ -19,6 +19,8 @@ use spyglass_media::{UtcTime, ViewerId};
 pub struct Limits {
     /// Seats there are: the larger of push viewers and commenters.
     pub seats: u32,
+    /// Those of them that are pushed to, from 1.
+    pub push: u32,
     /// How long a seat waits for its viewer to connect.
     pub reservation: Duration,
     /// How long a seat waits for a viewer whose connection is gone.
@@ -34,7 +36,7 @@ pub struct Seat {
     pub generation: u32,
 }
 
-/// One push connection, as its origin reports it.
+/// A seat whose viewer watches, as a node reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SeatLease {
     /// Who is connected.
@@ -72,9 +74,13 @@ impl Taken {
 
 impl Seats {
     /// The seat that `viewer` has, reserved anew, or else the lowest free one;
-    /// `None` when all are taken.
+    /// `None` when all are taken. Who sits beyond the push tier moves into it
+    /// when there is room.
     pub fn on_join(&mut self, viewer: ViewerId, limits: Limits, now: UtcTime) -> Option<Seat> {
         self.on_deadline(now);
+        if self.lowest_free(limits.push).is_some() {
+            self.taken.retain(|number, held| *number <= limits.push || held.viewer != viewer);
+        }
         if let Some((&number, held)) =
             self.taken.iter_mut().find(|(_, held)| held.viewer == viewer && !held.leaving)
         {
@@ -87,6 +93,11 @@ impl Seats {
         let until_ms = Some((now + limits.reservation).millis());
         self.taken.insert(number, Taken { viewer, generation, until_ms, leaving: false });
         Some(Seat { number, generation })
+    }
+
+    /// Whether this viewer has one.
+    pub fn holds(&self, viewer: ViewerId) -> bool {
+        self.taken.values().any(|held| held.viewer == viewer)
     }
 
     /// No seat is free, and none lapses before [`Seats::next_deadline`].
@@ -198,8 +209,12 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: Limits =
-        Limits { seats: 3, reservation: Duration::from_secs(30), grace: Duration::from_secs(5) };
+    const LIMITS: Limits = Limits {
+        seats: 3,
+        push: 3,
+        reservation: Duration::from_secs(30),
+        grace: Duration::from_secs(5),
+    };
 
     fn at(seconds: i64) -> UtcTime {
         UtcTime::from_millis(1_800_000_000_000 + seconds * 1000)
@@ -336,7 +351,7 @@ mod tests {
         /// tokens of one seat have one generation, no seat is beyond the limit.
         #[test]
         fn any_order_keeps_the_promises(steps in steps(), count in 1u32..6) {
-            let limits = Limits { seats: count, ..LIMITS };
+            let limits = Limits { seats: count, push: count, ..LIMITS };
             let mut seats = Seats::default();
             let mut tokens: HashMap<u8, Seat> = HashMap::new();
             let mut given: HashSet<Seat> = HashSet::new();

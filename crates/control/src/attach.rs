@@ -26,6 +26,7 @@ use crate::audience::Lease;
 use crate::broadcasts::CreateError;
 use crate::events::viewers;
 use crate::fleet::{Load, Registration, Role, SILENCE};
+use crate::joined::Who;
 use crate::panel::{Panel, expect};
 use crate::record::{Memo, Phase, Record, Report as Said};
 use crate::store;
@@ -53,6 +54,7 @@ pub struct Service {
 /// One node's stream.
 struct Session {
     panel: Arc<Panel>,
+    role: Role,
     node: NodeId,
     number: u64,
 }
@@ -115,7 +117,7 @@ impl Control for Service {
         }
         info!(%node, role = role.as_str(), "node attached");
         panel.nodes_changed.notify_one();
-        let session = Session { panel: Arc::clone(panel), node, number };
+        let session = Session { panel: Arc::clone(panel), role, node, number };
         let initial = session.initial(role);
         let (shutdown, over) = (self.shutdown.clone(), opened.over);
         tokio::spawn(async move {
@@ -287,7 +289,8 @@ impl Session {
                 Ok(())
             }
             Kind::Leases(delta) => {
-                let begun = delta.begun.iter().map(lease).collect::<Result<_, _>>()?;
+                let begun =
+                    delta.begun.iter().map(|it| self.lease(it)).collect::<Result<_, _>>()?;
                 let ended = delta.ended.iter().map(name).collect::<Result<Vec<_>, _>>()?;
                 for (broadcast, viewer) in &ended {
                     panel.viewer_events.tell(viewers::Kind::Left, *broadcast, *viewer);
@@ -297,7 +300,8 @@ impl Session {
                 Ok(())
             }
             Kind::Digest(page) => {
-                let leases = page.leases.iter().map(lease).collect::<Result<_, _>>()?;
+                let leases =
+                    page.leases.iter().map(|it| self.lease(it)).collect::<Result<_, _>>()?;
                 let changes = panel.fleet().on_digest(node, number, leases, page.first, page.last);
                 panel.on_seats(changes).await;
                 Ok(())
@@ -306,19 +310,27 @@ impl Session {
     }
 }
 
-fn name(lease: &control::Lease) -> Result<(BroadcastId, ViewerId), Invalid> {
-    Ok((convert::broadcast(&lease.broadcast)?, convert::viewer(&lease.viewer)?))
+impl Session {
+    fn lease(&self, lease: &control::Lease) -> Result<Lease, Invalid> {
+        let (broadcast, viewer) = name(lease)?;
+        let push = self.role == Role::Origin;
+        let seat = Seat { number: lease.seat, generation: lease.generation };
+        // Nobody holds a place in the push tier by polling.
+        let holds = push || self.panel.is_beyond_push(broadcast, seat.number);
+        let expires = (lease.expires_ms > 0).then(|| UtcTime::from_millis(lease.expires_ms));
+        Ok(Lease {
+            broadcast,
+            viewer,
+            push,
+            seat: (lease.seat > 0 && holds).then_some(seat),
+            who: Who { user: lease.user.parse().ok(), expires },
+            since: UtcTime::from_millis(lease.since_ms),
+        })
+    }
 }
 
-fn lease(lease: &control::Lease) -> Result<Lease, Invalid> {
-    let (broadcast, viewer) = name(lease)?;
-    let seat = Seat { number: lease.seat, generation: lease.generation };
-    Ok(Lease {
-        broadcast,
-        viewer,
-        seat: (lease.seat > 0).then_some(seat),
-        since: UtcTime::from_millis(lease.since_ms),
-    })
+fn name(lease: &control::Lease) -> Result<(BroadcastId, ViewerId), Invalid> {
+    Ok((convert::broadcast(&lease.broadcast)?, convert::viewer(&lease.viewer)?))
 }
 
 fn load(load: control::Load) -> Load {

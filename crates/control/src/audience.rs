@@ -11,6 +11,7 @@ use std::sync::Arc;
 use spyglass_media::{BroadcastId, NodeId, UtcTime, ViewerId};
 
 use crate::admission::{Seat, SeatLease};
+use crate::joined::Who;
 
 /// One viewer's presence on one node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,14 +20,19 @@ pub struct Lease {
     pub broadcast: BroadcastId,
     /// Who watches.
     pub viewer: ViewerId,
-    /// The push seat; `None` on HLS.
+    /// Connected to the origin; otherwise it polls an edge.
+    pub push: bool,
+    /// The seat that it holds by watching: any on the push tier; on HLS one
+    /// beyond the push tier, which only lets it comment.
     pub seat: Option<Seat>,
+    /// Who it is, as its token says.
+    pub who: Who,
     /// Since when.
     pub since: UtcTime,
 }
 
 impl Lease {
-    /// Which broadcast's seat it holds, if it is of the push tier.
+    /// Which broadcast's seat it holds, if any.
     pub fn seat_lease(&self) -> Option<(BroadcastId, SeatLease)> {
         Some((self.broadcast, SeatLease { viewer: self.viewer, seat: self.seat? }))
     }
@@ -101,7 +107,8 @@ impl Audience {
         let before = tier(watching);
         let news = match watching.iter_mut().find(|watching| watching.node == *node) {
             Some(watching) => {
-                let news = watching.lease.seat != lease.seat;
+                let old = &watching.lease;
+                let news = (old.seat, old.push) != (lease.seat, lease.push);
                 watching.lease = lease;
                 news
             }
@@ -172,12 +179,18 @@ impl Audience {
         self.refused
     }
 
+    /// Who a viewer is by its leases; `None` when it does not watch.
+    pub fn who(&self, broadcast: BroadcastId, viewer: ViewerId) -> Option<Who> {
+        let watching = self.by_broadcast.get(&broadcast)?.viewers.get(&viewer)?;
+        watching.iter().map(|watching| watching.lease.who).reduce(Who::or)
+    }
+
     /// At most `limit` of those who watch a broadcast, each with the lease that
     /// counts: push before HLS.
     pub fn viewers(&self, broadcast: BroadcastId, limit: usize) -> Vec<Watching> {
         let Some(room) = self.by_broadcast.get(&broadcast) else { return Vec::new() };
         let best = |watching: &Vec<Watching>| {
-            let push = watching.iter().find(|watching| watching.lease.seat.is_some());
+            let push = watching.iter().find(|watching| watching.lease.push);
             push.or(watching.first()).cloned()
         };
         room.viewers.values().filter_map(best).take(limit).collect()
@@ -191,7 +204,7 @@ enum Tier {
 }
 
 fn tier(watching: &[Watching]) -> Option<Tier> {
-    if watching.iter().any(|watching| watching.lease.seat.is_some()) {
+    if watching.iter().any(|watching| watching.lease.push) {
         Some(Tier::Push)
     } else {
         (!watching.is_empty()).then_some(Tier::Hls)
@@ -225,7 +238,9 @@ mod tests {
         Lease {
             broadcast: BroadcastId::from_random([broadcast; 16]),
             viewer: ViewerId::from_random([viewer; 16]),
+            push: seat > 0,
             seat: (seat > 0).then_some(Seat { number: seat, generation: 1 }),
+            who: Who::default(),
             since: UtcTime::default(),
         }
     }
@@ -275,7 +290,7 @@ mod tests {
                 }
                 let mut all = Counts::default();
                 for room in audience.by_broadcast.values() {
-                    let is_push = |held: &&Vec<Watching>| held.iter().any(|w| w.lease.seat.is_some());
+                    let is_push = |held: &&Vec<Watching>| held.iter().any(|w| w.lease.push);
                     let push = room.viewers.values().filter(is_push).count() as u64;
                     let counts = Counts { push, hls: room.viewers.len() as u64 - push };
                     prop_assert_eq!(room.counts, counts);

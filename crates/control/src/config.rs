@@ -281,6 +281,7 @@ impl Config {
     pub fn seat_limits(&self) -> Limits {
         Limits {
             seats: self.push_viewers.max(self.commenters),
+            push: self.push_viewers,
             reservation: Duration::from_secs(self.seat_reservation_seconds.into()),
             grace: Duration::from_secs(self.seat_grace_seconds.into()),
         }

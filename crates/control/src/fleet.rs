@@ -128,14 +128,14 @@ pub struct Registered {
     pub appeared: bool,
 }
 
-/// A push viewer's connection began or ended.
+/// Somebody who holds a seat began or stopped to watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SeatChange {
-    /// Connected.
+    /// Connected, or polls.
     Begun(BroadcastId, SeatLease),
-    /// The connection is gone.
+    /// Does no more.
     Ended(BroadcastId, SeatLease),
-    /// Its origin is lost; the connection may be well.
+    /// Its node is lost; the viewer may be well.
     Unknown(BroadcastId, SeatLease),
 }
 
@@ -380,7 +380,10 @@ impl Fleet {
 
     fn begin(&mut self, node: &Arc<NodeId>, lease: Lease, changes: &mut Vec<SeatChange>) {
         let seat = lease.seat_lease();
-        if self.audience.on_begun(node, lease)
+        // On HLS a seat says so again and again: its viewer does not come back
+        // by itself when control let it lapse.
+        let polls = !lease.push;
+        if (self.audience.on_begun(node, lease) || polls)
             && let Some((broadcast, seat)) = seat
         {
             changes.push(SeatChange::Begun(broadcast, seat));

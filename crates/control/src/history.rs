@@ -17,6 +17,7 @@ use spyglass_daemon::{Shutdown, now_utc};
 use spyglass_media::{BroadcastId, NodeId, UserId, UtcTime, ViewerId};
 use tracing::warn;
 
+use crate::joined::{self, Who};
 use crate::panel::Panel;
 use crate::store::{self, Store};
 
@@ -42,6 +43,9 @@ pub struct Watched {
     /// Who joined with a user's token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<UserId>,
+    /// When its newest token expires; a kick is remembered until then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_ms: Option<i64>,
     /// It was pushed to, at the end.
     pub push: bool,
     /// The origin or edge that served it, at the end.
@@ -69,14 +73,20 @@ pub struct History {
 pub struct Present {
     /// Its id.
     pub viewer: ViewerId,
-    /// As [`Watched::user`].
-    pub user: Option<UserId>,
+    /// Who that is.
+    pub who: Who,
     /// It is pushed to.
     pub push: bool,
     /// Who serves it.
     pub node: Arc<NodeId>,
     /// Since when.
     pub since: UtcTime,
+}
+
+impl Present {
+    fn expires_ms(&self) -> Option<i64> {
+        self.who.expires.map(UtcTime::millis)
+    }
 }
 
 impl History {
@@ -87,7 +97,8 @@ impl History {
                 held.until_ms = now.millis();
                 held.push = viewer.push;
                 held.node.clone_from(&viewer.node);
-                held.user = held.user.or(viewer.user);
+                held.user = held.user.or(viewer.who.user);
+                held.expires_ms = held.expires_ms.max(viewer.expires_ms());
                 continue;
             }
             if self.viewers.len() >= NAMED {
@@ -95,7 +106,8 @@ impl History {
                 break;
             }
             let watched = Watched {
-                user: viewer.user,
+                user: viewer.who.user,
+                expires_ms: viewer.expires_ms(),
                 push: viewer.push,
                 node: NodeId::clone(&viewer.node),
                 since_ms: viewer.since.millis().min(now.millis()),
@@ -113,6 +125,7 @@ impl History {
         for (viewer, theirs) in other.viewers {
             match self.viewers.get_mut(&viewer) {
                 Some(ours) => {
+                    let expires_ms = ours.expires_ms.max(theirs.expires_ms);
                     ours.since_ms = ours.since_ms.min(theirs.since_ms);
                     if theirs.until_ms > ours.until_ms {
                         let user = ours.user.or(theirs.user);
@@ -120,6 +133,7 @@ impl History {
                     } else {
                         ours.user = ours.user.or(theirs.user);
                     }
+                    ours.expires_ms = expires_ms;
                 }
                 None if room > 0 => {
                     room -= 1;
@@ -244,8 +258,8 @@ fn look(panel: &Panel) {
             .into_iter()
             .map(|watching| Present {
                 viewer: watching.lease.viewer,
-                user: panel.joined.user((record.id, watching.lease.viewer)),
-                push: watching.lease.seat.is_some(),
+                who: joined::who(panel, (record.id, watching.lease.viewer)).unwrap_or_default(),
+                push: watching.lease.push,
                 node: watching.node,
                 since: watching.lease.since,
             })
@@ -288,7 +302,8 @@ mod tests {
         let mut seed = [7; 16];
         seed[..4].copy_from_slice(&number.to_le_bytes());
         let node = Arc::new(node.parse().unwrap());
-        Present { viewer: ViewerId::from_random(seed), user: None, push, node, since: at(since) }
+        let viewer = ViewerId::from_random(seed);
+        Present { viewer, who: Who::default(), push, node, since: at(since) }
     }
 
     #[test]

@@ -1,10 +1,12 @@
-//! Which user a viewer is, and which users may not come back.
+//! Who a viewer is: which user, and until when its tokens are good.
 //!
-//! Leases and tokens name viewers only. Who joined with a user's token is
-//! remembered here, at every control (they tell each other on the bus), so that
-//! a kick reaches the person: the same user's next join is refused, whatever
-//! viewer it would become. What is remembered is bounded and in memory; a kick
-//! is in the store.
+//! Needed when somebody is kicked: the same user's next join is refused,
+//! whatever viewer it would become, and the kick is remembered for as long as
+//! the viewer's newest token lives. Every control remembers who joined (they
+//! tell each other on the bus); a viewer's token says it too, so that the leases
+//! of those who watch bring it to a control that has just started, and who has
+//! gone stands in the broadcast's history. What is remembered here is bounded
+//! and in memory; kicked users are [`crate::kept_out`].
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -17,18 +19,32 @@ use spyglass_store::bus::Received;
 use tracing::warn;
 
 use crate::panel::Panel;
-use crate::store::{self, Store, list_all};
+use crate::store;
 
 /// What controls tell each other on.
-const SUBJECT: &str = "joined";
+const SUBJECT: &str = "admitted";
 
 /// Viewers remembered; the oldest are forgotten first.
 const REMEMBERED: usize = 200_000;
 
-/// What the names of kicked users in the store begin with.
-const PREFIX: &str = "kicks/";
+type Name = (BroadcastId, ViewerId);
 
-type Who = (BroadcastId, ViewerId);
+/// What is known of a viewer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Who {
+    /// The user, if it joined as one.
+    pub user: Option<UserId>,
+    /// When its newest token expires, if that is known.
+    pub expires: Option<UtcTime>,
+}
+
+impl Who {
+    /// Both together.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self { user: self.user.or(other.user), expires: self.expires.max(other.expires) }
+    }
+}
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -36,69 +52,71 @@ pub struct Joined(Mutex<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    users: HashMap<Who, UserId>,
-    order: VecDeque<Who>,
+    known: HashMap<Name, Who>,
+    order: VecDeque<Name>,
 }
 
 impl Joined {
-    /// This viewer is that user.
-    pub fn put(&self, who: Who, user: UserId) {
+    /// This viewer was admitted.
+    pub fn put(&self, name: Name, who: Who) {
         let mut inner = self.0.lock();
-        if inner.users.insert(who, user).is_none() {
-            inner.order.push_back(who);
+        match inner.known.get_mut(&name) {
+            Some(known) => *known = who.or(*known),
+            None => {
+                inner.known.insert(name, who);
+                inner.order.push_back(name);
+            }
         }
         while inner.order.len() > REMEMBERED {
             let oldest = inner.order.pop_front();
-            oldest.and_then(|oldest| inner.users.remove(&oldest));
+            oldest.and_then(|oldest| inner.known.remove(&oldest));
         }
     }
 
-    /// Which user this viewer is, if it is known to be one.
-    pub fn user(&self, who: Who) -> Option<UserId> {
-        self.0.lock().users.get(&who).copied()
+    /// Who this viewer is, if that is remembered.
+    pub fn get(&self, name: Name) -> Option<Who> {
+        self.0.lock().known.get(&name).copied()
     }
 }
 
-fn key(broadcast: BroadcastId, user: UserId) -> String {
-    format!("{PREFIX}{broadcast}/{user}")
-}
-
-/// Keeps a user out of a broadcast for as long as that is remembered.
-pub async fn keep_out(
-    store: &dyn Store,
-    broadcast: BroadcastId,
-    user: UserId,
-    now: UtcTime,
-) -> Result<(), store::Error> {
-    let since = Bytes::from(now.millis().to_string());
-    match store.create(&key(broadcast, user), since).await {
-        Ok(_) | Err(store::Error::Exists) => Ok(()),
-        Err(error) => Err(error),
+/// Who this viewer is by what is in memory: joins and leases. `None` when
+/// neither knows of it.
+pub fn who(panel: &Panel, name: Name) -> Option<Who> {
+    let leased = panel.fleet().audience().who(name.0, name.1);
+    match (panel.joined.get(name), leased) {
+        (Some(joined), Some(leased)) => Some(joined.or(leased)),
+        (joined, leased) => joined.or(leased),
     }
 }
 
-/// Whether a user was kicked from a broadcast.
-pub async fn is_kept_out(
-    store: &dyn Store,
-    broadcast: BroadcastId,
-    user: UserId,
-) -> Result<bool, store::Error> {
-    Ok(store.get(&key(broadcast, user)).await?.is_some())
-}
-
-/// The broadcast is forgotten.
-pub async fn forget(store: &dyn Store, broadcast: BroadcastId) -> Result<(), store::Error> {
-    for item in list_all(store, &format!("{PREFIX}{broadcast}/")).await? {
-        store.delete(&item.key, None).await?;
+/// As [`who`], and what the store knows of those who have gone or never came.
+pub async fn find(panel: &Panel, name: Name) -> Result<Option<Who>, store::Error> {
+    let known = who(panel, name);
+    if known.is_some_and(|who| who.user.is_some() && who.expires.is_some()) {
+        return Ok(known);
     }
-    Ok(())
+    let past = panel.histories.read(&*panel.engine, name.0).await?;
+    let past = past.viewers.get(&name.1).map(|watched| Who {
+        user: watched.user,
+        expires: watched.expires_ms.map(UtcTime::from_millis),
+    });
+    match (known, past) {
+        (Some(known), past) => Ok(Some(known.or(past.unwrap_or_default()))),
+        (None, Some(past)) => Ok(Some(past)),
+        (None, None) => {
+            let sits = panel.seats.holds(name.0, name.1).await?;
+            Ok(sits.then(Who::default))
+        }
+    }
 }
 
 /// Remembers a join here and at the other controls.
-pub async fn tell(panel: &Panel, who: Who, user: UserId) {
-    panel.joined.put(who, user);
-    let text = format!("{} {} {user}", who.0, who.1);
-    // Without the bus only this control knows the person.
+pub async fn tell(panel: &Panel, name: Name, who: Who) {
+    panel.joined.put(name, who);
+    let user = who.user.map_or("-".to_owned(), |user| user.to_string());
+    let expires = who.expires.unwrap_or_default().millis();
+    let text = format!("{} {} {user} {expires}", name.0, name.1);
+    // Without the bus only this control knows the person, until it watches.
     if let Err(error) = panel.engine.publish(SUBJECT, Bytes::from(text)).await {
         tracing::debug!(%error, "other controls were not told of a join");
     }
@@ -114,7 +132,7 @@ pub async fn follow(panel: Arc<Panel>, shutdown: Shutdown) {
         };
         match next {
             Some(Received::Payload(payload)) => match parse(&payload) {
-                Some((who, user)) => panel.joined.put(who, user),
+                Some((name, who)) => panel.joined.put(name, who),
                 None => warn!("a join that makes no sense was told on the bus"),
             },
             Some(Received::Missed) => {}
@@ -123,9 +141,37 @@ pub async fn follow(panel: Arc<Panel>, shutdown: Shutdown) {
     }
 }
 
-fn parse(payload: &[u8]) -> Option<(Who, UserId)> {
+fn parse(payload: &[u8]) -> Option<(Name, Who)> {
     let mut words = std::str::from_utf8(payload).ok()?.split(' ');
     let broadcast = words.next()?.parse().ok()?;
     let viewer = words.next()?.parse().ok()?;
-    Some(((broadcast, viewer), words.next()?.parse().ok()?))
+    let user = match words.next()? {
+        "-" => None,
+        user => Some(user.parse().ok()?),
+    };
+    let expires = words.next()?.parse().ok()?;
+    let expires = (expires > 0).then(|| UtcTime::from_millis(expires));
+    Some(((broadcast, viewer), Who { user, expires }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_token_counts_and_the_user_stays() {
+        let name = (BroadcastId::from_random([1; 16]), ViewerId::from_random([2; 16]));
+        let ann = UserId::from_random([3; 16]);
+        let user = Some(ann);
+        let until = |ms| Some(UtcTime::from_millis(ms));
+        let joined = Joined::default();
+        joined.put(name, Who { user, expires: until(9) });
+        joined.put(name, Who { user: None, expires: until(5) });
+        assert_eq!(joined.get(name), Some(Who { user, expires: until(9) }));
+        let text = format!("{} {} {} 7", name.0, name.1, ann);
+        assert_eq!(parse(text.as_bytes()), Some((name, Who { user, expires: until(7) })));
+        let text = format!("{} {} - 0", name.0, name.1);
+        assert_eq!(parse(text.as_bytes()), Some((name, Who::default())));
+        assert_eq!(parse(b"nonsense"), None);
+    }
 }

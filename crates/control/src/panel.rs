@@ -17,10 +17,10 @@ use spyglass_daemon::admin::Admin;
 use spyglass_daemon::delay::Histograms;
 use spyglass_daemon::reload::Live;
 use spyglass_daemon::{Secret, now_utc, random};
-use spyglass_media::{BroadcastId, Location, NodeId, UserId, ViewerId};
+use spyglass_media::{BroadcastId, Location, NodeId, UserId};
 use spyglass_token::WatchGrant;
 use tokio::sync::Notify;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::away::{Unwritten, Watched};
 use crate::broadcasts::Broadcasts;
@@ -28,12 +28,13 @@ use crate::config::Config;
 use crate::delays::Delays;
 use crate::events::feed::Feed;
 use crate::events::streams::Streams;
-use crate::events::viewers::{self, Viewers};
+use crate::events::viewers::Viewers;
 use crate::fleet::{Fleet, Registration, Role, SeatChange, State};
 use crate::follows::Follows;
 use crate::geo::Geo;
 use crate::history::Histories;
-use crate::joined::{self, Joined};
+use crate::joined::Joined;
+use crate::kept_out::KeptOut;
 use crate::keys::Keys;
 use crate::limits::{Asker, Limit, Limits, Rules};
 use crate::links::Links;
@@ -41,8 +42,8 @@ use crate::metrics::Metrics;
 use crate::peers::Peers;
 use crate::placement::{Placed, load_percent, rank};
 use crate::record::Record;
-use crate::revocations::{self, Revocations};
-use crate::seats::Seats;
+use crate::revocations::Revocations;
+use crate::seats::{Count, Seats};
 use crate::store::{self, Engine, Store};
 use crate::users::{Users, hash};
 use crate::webhooks::Webhooks;
@@ -119,8 +120,10 @@ pub struct Panel {
     pub broadcasts: Broadcasts,
     /// Their seats.
     pub seats: Seats,
-    /// Which users their viewers are.
+    /// Who their viewers are.
     pub joined: Joined,
+    /// Users who were kicked from one.
+    pub kept_out: KeptOut,
     /// Who watched.
     pub histories: Histories,
     /// What happened to broadcasts.
@@ -183,6 +186,7 @@ impl Panel {
             .await?,
             seats: Seats::new(Arc::clone(&store), config.seat_limits(), now),
             joined: Joined::default(),
+            kept_out: KeptOut::new(Arc::clone(&store), config.max_revocations),
             histories: Histories::default(),
             feed: Feed::load(&*engine).await?,
             viewer_events: Viewers::default(),
@@ -333,40 +337,18 @@ impl Panel {
         record.memo.push_viewers.unwrap_or_else(|| self.live.get().push_viewers)
     }
 
+    /// Whether a seat lies beyond the push tier of a broadcast that is known.
+    pub fn is_beyond_push(&self, broadcast: BroadcastId, seat: u32) -> bool {
+        let record = self.broadcasts.get(broadcast);
+        record.is_some_and(|record| seat > self.push_viewers(&record))
+    }
+
     /// Tells a broadcast's seats how many they are, when that is its own affair.
     pub async fn count_seats(&self, record: &Record) {
         if let Some(push) = record.memo.push_viewers {
-            self.seats.set_count(record.id, push.max(self.live.get().commenters)).await;
+            let seats = push.max(self.live.get().commenters);
+            self.seats.set_count(record.id, Count { seats, push }).await;
         }
-    }
-
-    /// Refuses a viewer's tokens from now on and cuts it, wherever it is. While
-    /// the store is away that is kept here until it is back.
-    pub async fn kick(
-        &self,
-        broadcast: BroadcastId,
-        viewer: ViewerId,
-    ) -> Result<(), revocations::Full> {
-        // Tokens may have been given when they lived longer than now.
-        let now = self.live.get().watch_token_seconds;
-        let life = Duration::from_secs(now.max(self.config.watch_token_seconds).into());
-        let revocation = self.revocations.refuse(broadcast, viewer, now_utc() + life)?;
-        // Nobody waits for the store here: it may be slow.
-        self.links.send_all(&Update::Revocation(revocation));
-        self.seats.leave(broadcast, viewer).await;
-        self.viewer_events.tell(viewers::Kind::Kicked, broadcast, viewer);
-        info!(%broadcast, %viewer, "viewer kicked");
-        if let Some(user) = self.joined.user((broadcast, viewer))
-            && let Err(error) = joined::keep_out(&*self.store, broadcast, user, now_utc()).await
-        {
-            warn!(%error, "the kicked viewer's user may join again");
-        }
-        if !self.store.is_away()
-            && let Err(error) = self.revocations.write_all().await
-        {
-            warn!(%error, "a kick is not kept yet");
-        }
-        Ok(())
     }
 
     /// Tells an origin of a broadcast that was placed on it.

@@ -71,6 +71,7 @@ async fn ask(panel: &Panel) -> Result<(), store::Error> {
 /// Writes what waited. What fails waits again.
 async fn recover(panel: &Panel) -> Result<(), store::Error> {
     panel.revocations.write_all().await?;
+    panel.kept_out.write_all().await?;
     let (broadcasts, nodes) = panel.unwritten().take();
     for (id, untold) in broadcasts {
         match untold {

@@ -51,8 +51,17 @@ enum Command {
     Leave(ViewerId),
     Connection(SeatChange),
     /// So many seats from now on.
-    Count(u32),
+    Count(Count),
     OriginSilent,
+}
+
+/// How many seats a broadcast has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Count {
+    /// All of them.
+    pub seats: u32,
+    /// Of the push tier.
+    pub push: u32,
 }
 
 /// See the module.
@@ -71,7 +80,7 @@ struct Open {
     ended: Arc<AtomicBool>,
     written: Arc<Written>,
     /// What the desk was told of its own number of seats.
-    count: Option<u32>,
+    count: Option<Count>,
 }
 
 /// What is known of the record in the store without reading it. A desk whose
@@ -118,6 +127,13 @@ impl Seats {
         answered.await.map_err(|_| gone())?
     }
 
+    /// Whether `viewer` has a seat, as the store knows.
+    pub async fn holds(&self, id: BroadcastId, viewer: ViewerId) -> Result<bool, store::Error> {
+        let Some(entry) = self.store.get(&key(id)).await? else { return Ok(false) };
+        let seats = serde_json::from_slice::<admission::Seats>(&entry.value).unwrap_or_default();
+        Ok(seats.holds(viewer))
+    }
+
     /// `viewer` gives its seat up, if it has one.
     pub async fn leave(&self, id: BroadcastId, viewer: ViewerId) {
         self.tell(id, Command::Leave(viewer)).await;
@@ -131,7 +147,7 @@ impl Seats {
     }
 
     /// This broadcast has a number of seats of its own.
-    pub async fn set_count(&self, id: BroadcastId, seats: u32) {
+    pub async fn set_count(&self, id: BroadcastId, seats: Count) {
         let known = self.desks.lock().get(&id).is_some_and(|desk| desk.count == Some(seats));
         if known {
             return;
@@ -217,7 +233,7 @@ struct Desk {
     store: Arc<dyn Store>,
     limits: Arc<Mutex<Limits>>,
     /// Seats of this broadcast, where they are not everybody's.
-    count: Option<u32>,
+    count: Option<Count>,
     /// Set until the record has been read for the first time.
     restart: Option<UtcTime>,
     /// What the store holds, as far as is known.
@@ -290,7 +306,9 @@ impl Desk {
                 _ => None,
             });
             self.count = told.or(self.count);
-            limits.seats = self.count.unwrap_or(limits.seats);
+            if let Some(Count { seats, push }) = self.count {
+                (limits.seats, limits.push) = (seats, push);
+            }
             let (given, changed) = apply(&mut seats, batch, limits, now_utc());
             let revision = if changed {
                 match self.write(&seats, held.revision).await {

@@ -11,7 +11,6 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
 
 use crate::fleet::{Role, State};
-use crate::joined;
 use crate::panel::Panel;
 use crate::record::{EndedBy, Record};
 use crate::store;
@@ -138,7 +137,7 @@ async fn clean(panel: &Panel, now: UtcTime) -> Result<(), store::Error> {
     });
     for record in forgotten {
         panel.seats.forget(record.id).await?;
-        joined::forget(&*panel.engine, record.id).await?;
+        panel.kept_out.forget(record.id).await?;
         panel.histories.forget(&*panel.engine, record.id).await?;
         panel.broadcasts.remove(record.id).await?;
     }

@@ -132,7 +132,9 @@ async fn what_is_live_goes_on_and_soon_all_is_right_again() {
         world.wait_for(&id, "/state", &json!("live")).await;
         made.push(id);
     }
-    let seated = world.join(&made[0], json!({})).await;
+    let (ann_id, ann) = world.user("Ann").await;
+    let join = format!("/v1/broadcasts/{}/viewers", made[0]);
+    let seated = world.call("POST", &join, &ann, &json!({})).await.expect(200).json();
     assert_eq!(seated["seat"], 1);
 
     store.away.store(true, Ordering::SeqCst);
@@ -160,6 +162,8 @@ async fn what_is_live_goes_on_and_soon_all_is_right_again() {
     let viewer = text(&seated["viewer"]);
     let kick = format!("/v1/broadcasts/{}/viewers/{viewer}/kick", made[0]);
     world.operator("POST", &kick, Value::Null).await.expect(200);
+    let detail = world.call("POST", &join, &ann, &json!({})).await.problem(403);
+    assert!(detail.contains("removed"), "{detail}");
     // That it is not in the audit log stops it not, and is told.
     let metrics = world.anyone("GET", "/metrics", Value::Null).await.expect(200).body;
     let metrics = String::from_utf8_lossy(&metrics).into_owned();
@@ -196,6 +200,8 @@ async fn what_is_live_goes_on_and_soon_all_is_right_again() {
     assert!(back.elapsed() < Duration::from_secs(10), "{:?}", back.elapsed());
     let key = format!("revocations/{}/{viewer}", made[0]);
     assert!(store.get(&key).await.unwrap().is_some(), "the kick is kept");
+    let key = format!("kicks/{}/{ann_id}", made[0]);
+    assert!(store.get(&key).await.unwrap().is_some(), "and who it was");
     assert!(store.get("nodes/edge-2").await.unwrap().is_some(), "and the node that came");
     drop(late);
 }

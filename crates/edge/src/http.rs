@@ -274,9 +274,8 @@ impl Handler {
 
     fn on_viewer(&self, grant: &WatchGrant) {
         let lease = self.broadcasts.lease(grant.broadcast);
-        let (id, viewer) = (grant.broadcast, grant.viewer);
         let mut viewers = self.viewers.lock();
-        let begun = viewers.on_request(now(), now_utc(), id, viewer, grant.generation, lease);
+        let begun = viewers.on_request(now(), now_utc(), grant, lease);
         if let Some(lease) = begun {
             self.count(&viewers);
             drop(viewers);
@@ -319,10 +318,11 @@ fn as_control(lease: &Lease) -> spyglass_api::control::Lease {
     spyglass_api::control::Lease {
         broadcast: lease.broadcast.to_string(),
         viewer: lease.viewer.to_string(),
-        // Seats are places in the push tier.
-        seat: 0,
+        seat: lease.seat.unwrap_or_default(),
         generation: lease.generation,
         since_ms: lease.since.millis(),
+        user: lease.user.map(|user| user.to_string()).unwrap_or_default(),
+        expires_ms: lease.expires.millis(),
     }
 }
 

@@ -8,7 +8,8 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use spyglass_media::{BroadcastId, UtcTime, ViewerId};
+use spyglass_media::{BroadcastId, UserId, UtcTime, ViewerId};
+use spyglass_token::WatchGrant;
 
 /// How often the leases are looked through.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -20,10 +21,24 @@ pub struct Lease {
     pub broadcast: BroadcastId,
     /// Who watches.
     pub viewer: ViewerId,
-    /// Of the viewer's seat, as its token says.
+    /// Which user that is, as its token says.
+    pub user: Option<UserId>,
+    /// Its seat, as its token says; on HLS control lets it hold those that only
+    /// allow to comment.
+    pub seat: Option<u32>,
+    /// Of the seat.
     pub generation: u32,
+    /// When its newest token expires.
+    pub expires: UtcTime,
     /// When it began to.
     pub since: UtcTime,
+}
+
+impl Lease {
+    fn of(grant: &WatchGrant, since: UtcTime) -> Self {
+        let WatchGrant { broadcast, viewer, user, seat, generation, expires, .. } = *grant;
+        Self { broadcast, viewer, user, seat, generation, expires, since }
+    }
 }
 
 #[derive(Debug)]
@@ -46,27 +61,30 @@ impl Viewers {
         Self { most, seen: HashMap::new(), next_sweep: None }
     }
 
-    /// A viewer asked for something; it counts for `lease` from now on. Some
-    /// when it did not count before.
+    /// The holder of a token asked for something; it counts for `lease` from now
+    /// on. Some when it did not count before or shows a newer token.
     pub fn on_request(
         &mut self,
         now: Instant,
         utc: UtcTime,
-        broadcast: BroadcastId,
-        viewer: ViewerId,
-        generation: u32,
+        grant: &WatchGrant,
         lease: Duration,
     ) -> Option<Lease> {
         let until = now + lease;
-        if let Some(seen) = self.seen.get_mut(&(broadcast, viewer)) {
+        let key = (grant.broadcast, grant.viewer);
+        if let Some(seen) = self.seen.get_mut(&key) {
             seen.until = until;
-            return None;
+            if (grant.generation, grant.expires) <= (seen.lease.generation, seen.lease.expires) {
+                return None;
+            }
+            seen.lease = Lease::of(grant, seen.lease.since);
+            return Some(seen.lease);
         }
         if self.seen.len() >= self.most {
             return None;
         }
-        let lease = Lease { broadcast, viewer, generation, since: utc };
-        self.seen.insert((broadcast, viewer), Seen { lease, until });
+        let lease = Lease::of(grant, utc);
+        self.seen.insert(key, Seen { lease, until });
         self.next_sweep.get_or_insert(now + SWEEP);
         Some(lease)
     }
@@ -112,9 +130,40 @@ mod tests {
         ViewerId::from_random([seed; 16])
     }
 
+    fn grant(who: u8) -> WatchGrant {
+        WatchGrant {
+            broadcast: broadcast(1),
+            viewer: viewer(who),
+            user: None,
+            seat: None,
+            push: false,
+            comment: false,
+            generation: 0,
+            issued: UtcTime::from_millis(1),
+            expires: UtcTime::from_millis(100),
+        }
+    }
+
     fn ask(viewers: &mut Viewers, now: Instant, who: u8) -> bool {
-        let utc = UtcTime::from_millis(1);
-        viewers.on_request(now, utc, broadcast(1), viewer(who), 0, LEASE).is_some()
+        viewers.on_request(now, UtcTime::from_millis(1), &grant(who), LEASE).is_some()
+    }
+
+    #[test]
+    fn a_newer_token_is_told_once() {
+        let now = Instant::now();
+        let mut viewers = Viewers::new(10);
+        let user = Some(UserId::from_random([7; 16]));
+        let old = WatchGrant { seat: Some(101), generation: 3, user, ..grant(1) };
+        let utc = UtcTime::from_millis;
+        let told = viewers.on_request(now, utc(1), &old, LEASE).unwrap();
+        assert_eq!((told.seat, told.generation, told.user), (Some(101), 3, user));
+        let new = WatchGrant { seat: Some(102), generation: 4, ..old.clone() };
+        let told = viewers.on_request(now, utc(9), &new, LEASE).unwrap();
+        assert_eq!((told.seat, told.generation, told.since), (Some(102), 4, utc(1)));
+        assert!(viewers.on_request(now, utc(9), &new, LEASE).is_none());
+        assert!(viewers.on_request(now, utc(9), &old, LEASE).is_none());
+        let longer = WatchGrant { expires: utc(101), ..new };
+        assert!(viewers.on_request(now, utc(9), &longer, LEASE).is_some());
     }
 
     #[test]

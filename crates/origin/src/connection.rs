@@ -449,8 +449,7 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<R, W>
             |_| ("full", "this origin holds as many broadcasts as it takes: try again later");
         let broadcast = self.registry.await_publisher(id).map_err(full)?;
         let limits = self.registry.live.get().queue_limits();
-        let seat = (seat, grant.generation);
-        let mailbox = Arc::new(Mailbox::new(id, grant.viewer, seat, now_utc(), limits));
+        let mailbox = Arc::new(Mailbox::new(&grant, seat, now_utc(), limits));
         let (answer, answered) = oneshot::channel();
         let arrival = Arrival { mailbox: Arc::clone(&mailbox), answer };
         let ended = |_| ("ended", ENDED);

@@ -66,16 +66,26 @@ impl Seats {
 #[cfg(test)]
 mod tests {
     use spyglass_media::{BroadcastId, UtcTime, ViewerId};
+    use spyglass_token::WatchGrant;
 
     use super::*;
     use crate::send_queue::Limits;
 
     fn viewer(seat: u32, generation: u32) -> Arc<Mailbox> {
-        let (broadcast, viewer) =
-            (BroadcastId::from_random([1; 16]), ViewerId::from_random([2; 16]));
+        let grant = WatchGrant {
+            broadcast: BroadcastId::from_random([1; 16]),
+            viewer: ViewerId::from_random([2; 16]),
+            user: None,
+            seat: Some(seat),
+            push: true,
+            comment: false,
+            generation,
+            issued: UtcTime::from_millis(0),
+            expires: UtcTime::from_millis(1),
+        };
         let limits = Limits { gops: 2, bytes: 1000, losses: 3 };
         let at = UtcTime::from_millis(0);
-        Arc::new(Mailbox::new(broadcast, viewer, (seat, generation), at, limits))
+        Arc::new(Mailbox::new(&grant, seat, at, limits))
     }
 
     #[test]

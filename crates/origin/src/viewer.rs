@@ -8,7 +8,8 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use spyglass_api::control::Lease;
-use spyglass_media::{BroadcastId, UtcTime, ViewerId};
+use spyglass_media::{BroadcastId, UserId, UtcTime, ViewerId};
+use spyglass_token::WatchGrant;
 use tokio::sync::Notify;
 
 use crate::send_queue::{Limits, Packet, Pushed, SendQueue};
@@ -49,10 +50,14 @@ pub struct Mailbox {
     pub broadcast: BroadcastId,
     /// Who it is.
     pub viewer: ViewerId,
+    /// Which user that is.
+    user: Option<UserId>,
     /// Its place in the push tier.
     pub seat: u32,
     /// Which holder of that place.
     pub generation: u32,
+    /// When its token expires.
+    expires: UtcTime,
     /// When it was admitted.
     pub since: UtcTime,
     contents: Mutex<Contents>,
@@ -77,20 +82,16 @@ pub enum Taken {
 }
 
 impl Mailbox {
-    /// An empty mailbox.
-    pub fn new(
-        broadcast: BroadcastId,
-        viewer: ViewerId,
-        (seat, generation): (u32, u32),
-        since: UtcTime,
-        limits: Limits,
-    ) -> Self {
+    /// An empty mailbox for whom the token names.
+    pub fn new(grant: &WatchGrant, seat: u32, since: UtcTime, limits: Limits) -> Self {
         let contents = Contents { queue: SendQueue::new(limits), close: None };
         Self {
-            broadcast,
-            viewer,
+            broadcast: grant.broadcast,
+            viewer: grant.viewer,
+            user: grant.user,
             seat,
-            generation,
+            generation: grant.generation,
+            expires: grant.expires,
             since,
             contents: Mutex::new(contents),
             ready: Notify::new(),
@@ -105,6 +106,8 @@ impl Mailbox {
             seat: self.seat,
             generation: self.generation,
             since_ms: self.since.millis(),
+            user: self.user.map(|user| user.to_string()).unwrap_or_default(),
+            expires_ms: self.expires.millis(),
         }
     }
 

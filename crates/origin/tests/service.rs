@@ -128,6 +128,7 @@ impl World {
         let grant = WatchGrant {
             broadcast: id,
             viewer: ViewerId::from_random([seat as u8; 16]),
+            user: None,
             seat: Some(seat),
             push: true,
             comment: true,

@@ -1,7 +1,7 @@
 //! What a token says, and how it is written.
 
 use serde::{Deserialize, Serialize};
-use spyglass_media::{BroadcastId, NodeId, UtcTime, ViewerId};
+use spyglass_media::{BroadcastId, NodeId, UserId, UtcTime, ViewerId};
 
 /// What a valid token allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +41,8 @@ pub struct WatchGrant {
     pub broadcast: BroadcastId,
     /// Who watches.
     pub viewer: ViewerId,
+    /// Which user that is; `None` for somebody nobody knows.
+    pub user: Option<UserId>,
     /// The viewer's place, from 1; `None` beyond the last seat.
     pub seat: Option<u32>,
     /// The seat is one of the push tier.
@@ -96,6 +98,8 @@ enum Claims {
         b: BroadcastId,
         v: ViewerId,
         #[serde(default, skip_serializing_if = "Option::is_none")]
+        u: Option<UserId>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         s: Option<u32>,
         #[serde(default)]
         p: bool,
@@ -130,6 +134,7 @@ impl Grant {
             Self::Watch(grant) => Claims::Watch {
                 b: grant.broadcast,
                 v: grant.viewer,
+                u: grant.user,
                 s: grant.seat,
                 p: grant.push,
                 m: grant.comment,
@@ -155,9 +160,10 @@ impl Grant {
                 issued: UtcTime::from_millis(i),
                 expires: UtcTime::from_millis(e),
             }),
-            Claims::Watch { b, v, s, p, m, g, i, e } => Self::Watch(WatchGrant {
+            Claims::Watch { b, v, u, s, p, m, g, i, e } => Self::Watch(WatchGrant {
                 broadcast: b,
                 viewer: v,
+                user: u,
                 seat: s,
                 push: p,
                 comment: m,

@@ -164,7 +164,7 @@ impl KeySet {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use spyglass_media::{BroadcastId, ViewerId};
+    use spyglass_media::{BroadcastId, UserId, ViewerId};
 
     const NOW: UtcTime = UtcTime::from_millis(1_800_000_000_000);
     const LATER: UtcTime = UtcTime::from_millis(1_800_000_060_000);
@@ -177,6 +177,7 @@ mod tests {
         WatchGrant {
             broadcast: BroadcastId::from_random([1; 16]),
             viewer: ViewerId::from_random([2; 16]),
+            user: Some(UserId::from_random([3; 16])),
             seat: Some(100),
             push: true,
             comment: true,
@@ -301,12 +302,13 @@ mod tests {
 
         #[test]
         fn every_watch_grant_survives(
-            ids: ([u8; 16], [u8; 16]), seat: Option<u32>, push: bool, comment: bool,
+            ids: ([u8; 16], [u8; 16]), user: Option<[u8; 16]>, seat: Option<u32>, push: bool, comment: bool,
             generation: u32, life in 1i64..1 << 40,
         ) {
             let grant = WatchGrant {
                 broadcast: BroadcastId::from_random(ids.0),
                 viewer: ViewerId::from_random(ids.1),
+                user: user.map(UserId::from_random),
                 seat, push, comment, generation,
                 issued: NOW,
                 expires: UtcTime::from_millis(NOW.millis() + life),

@@ -11,7 +11,8 @@ use spyglass_edge::directory::{Directory, State};
 use spyglass_edge::refusal::Refusal;
 use spyglass_edge::slot::{self, Poll, Slot, Standing};
 use spyglass_edge::viewers::Viewers;
-use spyglass_media::{BroadcastId, NodeId, Resource, Version, ViewerId};
+use spyglass_media::{BroadcastId, NodeId, Resource, UtcTime, Version, ViewerId};
+use spyglass_token::WatchGrant;
 
 use super::link::{Link, Ticket};
 use super::list::List;
@@ -122,13 +123,28 @@ impl Edge {
         resource: Resource,
     ) {
         let target = self.slot.as_ref().and_then(Slot::target).unwrap_or(TARGET);
-        let who = viewer_id(viewer);
-        self.viewers.on_request(net.instant(), net.utc(), self.id, who, 0, 3 * target);
+        let grant = self.grant(viewer_id(viewer));
+        self.viewers.on_request(net.instant(), net.utc(), &grant, 3 * target);
         self.next_ask += 1;
         let until = Duration::ZERO;
         let ask = Ask { viewer, request, resource, asked: net.now, until };
         self.asks.insert(self.next_ask, ask);
         self.pursue(net, self.next_ask);
+    }
+
+    /// The token that a viewer shows: always the same.
+    fn grant(&self, viewer: ViewerId) -> WatchGrant {
+        WatchGrant {
+            broadcast: self.id,
+            viewer,
+            user: None,
+            seat: None,
+            push: false,
+            comment: false,
+            generation: 0,
+            issued: UtcTime::from_millis(0),
+            expires: UtcTime::from_millis(0),
+        }
     }
 
     /// Nobody is there any more to be answered.

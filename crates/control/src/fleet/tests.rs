@@ -23,7 +23,9 @@ fn lease(viewer: u8, seat: u32) -> Lease {
     Lease {
         broadcast: BroadcastId::from_random([1; 16]),
         viewer: ViewerId::from_random([viewer; 16]),
+        push: seat > 0,
         seat: (seat > 0).then_some(Seat { number: seat, generation: 9 }),
+        who: crate::joined::Who::default(),
         since: UtcTime::default(),
     }
 }

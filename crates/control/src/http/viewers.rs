@@ -19,11 +19,11 @@ use super::problem::Problem;
 use crate::away;
 use crate::events::viewers as events;
 use crate::fleet::Role;
-use crate::joined;
+use crate::joined::{self, Who as Person};
+use crate::kick;
 use crate::panel::{Caller, Panel};
 use crate::placement::Placed;
 use crate::record::Record;
-use crate::revocations;
 
 /// Edges named beside the nearest.
 const ALTERNATES: usize = 4;
@@ -82,7 +82,12 @@ pub async fn join(
         let detail = "no edge takes viewers now: start one, or try again";
         return Err(Problem::unavailable(detail));
     }
-    if let Some(user) = caller.user()
+    // Who asks again with a viewer's token is the user who first joined with it.
+    let user = match &caller {
+        Caller::Viewer(grant) if grant.broadcast == record.id => grant.user,
+        _ => caller.user(),
+    };
+    if let Some(user) = user
         && refuses(&panel, record.id, user).await?
     {
         let detail = "this user was removed from this broadcast";
@@ -110,6 +115,7 @@ pub async fn join(
     let grant = WatchGrant {
         broadcast: record.id,
         viewer,
+        user,
         seat: number,
         push,
         comment,
@@ -117,6 +123,7 @@ pub async fn join(
         issued: now,
         expires: now + Duration::from_secs(panel.live.get().watch_token_seconds.into()),
     };
+    let expires = grant.expires;
     let token = panel.keys.sign(&Grant::Watch(grant)).map_err(|error| {
         tracing::error!(%error, "cannot sign");
         Problem::unavailable("control cannot sign tokens; its log says why")
@@ -124,9 +131,8 @@ pub async fn join(
     let tier = if push { "push" } else { "hls" };
     panel.metrics.joins.get_or_create(&[("tier", tier)]).inc();
     panel.viewer_events.tell(events::Kind::Joined, record.id, viewer);
-    if let Some(user) = caller.user() {
-        joined::tell(&panel, (record.id, viewer), user).await;
-    }
+    let who = Person { user, expires: Some(expires) };
+    joined::tell(&panel, (record.id, viewer), who).await;
     Ok(Json(
         Admission { panel: &panel, record: &record, token, edges }
             .answer(viewer, tier, number, comment),
@@ -135,7 +141,7 @@ pub async fn join(
 
 /// Whether a user was kicked; while the store is away nobody can tell.
 async fn refuses(panel: &Panel, id: BroadcastId, user: UserId) -> Result<bool, Problem> {
-    match joined::is_kept_out(&*panel.engine, id, user).await {
+    match panel.kept_out.contains(&*panel.engine, id, user).await {
         Ok(refused) => Ok(refused),
         Err(error) if away::is_away(&error) => Ok(false),
         Err(error) => Err(error.into()),
@@ -225,9 +231,15 @@ pub async fn kick(
     viewer: Viewer,
 ) -> Result<Json<Value>, Problem> {
     let record = broadcast.owned_by(&caller, &panel)?;
-    panel.kick(record.id, viewer.0).await.map_err(|revocations::Full| {
-        let detail = "too many viewers are kicked at once; raise max_revocations of control";
-        Problem::unavailable(detail)
+    kick::kick(&panel, record.id, viewer.0).await.map_err(|refused| match refused {
+        kick::Refused::Unknown => {
+            let detail = "no viewer of this name joined this broadcast";
+            Problem::new(StatusCode::NOT_FOUND, detail)
+        }
+        kick::Refused::Full => {
+            let detail = "too many viewers are kicked at once; raise max_revocations of control";
+            Problem::unavailable(detail)
+        }
     })?;
     Ok(Json(json!({ "viewer": viewer.0, "kicked": true })))
 }
@@ -248,10 +260,11 @@ pub async fn list(
             let node = &*watching.node;
             json!({
                 "viewer": watching.lease.viewer,
-                "user": panel.joined.user((record.id, watching.lease.viewer)),
-                "tier": if seat.is_some() { "push" } else { "hls" },
+                "user": joined::who(&panel, (record.id, watching.lease.viewer))
+                    .and_then(|who| who.user),
+                "tier": if watching.lease.push { "push" } else { "hls" },
                 "seat": seat,
-                "edge": seat.is_none().then_some(node),
+                "edge": (!watching.lease.push).then_some(node),
                 "node": node,
                 "since": watching.lease.since.rfc3339(),
             })

@@ -21,6 +21,7 @@ fn token_at(keys: &Keys, issued: UtcTime) -> String {
     let grant = WatchGrant {
         broadcast: BroadcastId::from_random([1; 16]),
         viewer: ViewerId::from_random([1; 16]),
+        user: None,
         seat: None,
         push: false,
         comment: false,

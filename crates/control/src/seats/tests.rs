@@ -6,8 +6,12 @@ use crate::admission::SeatLease;
 use crate::store::embedded::Embedded;
 use crate::store::{Answer, Entry, Item, Watch};
 
-const LIMITS: Limits =
-    Limits { seats: 100, reservation: Duration::from_secs(30), grace: Duration::from_secs(5) };
+const LIMITS: Limits = Limits {
+    seats: 100,
+    push: 100,
+    reservation: Duration::from_secs(30),
+    grace: Duration::from_secs(5),
+};
 
 /// A store that counts writes and fails when told to.
 struct Counting {
@@ -168,7 +172,7 @@ async fn seats_survive_a_restart_and_an_end_frees_them() {
 async fn a_store_that_fails_refuses_joins_and_forgets_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
     let store = Counting::open(&dir);
-    let seats = Seats::new(store.clone(), Limits { seats: 1, ..LIMITS }, now_utc());
+    let seats = Seats::new(store.clone(), Limits { seats: 1, push: 1, ..LIMITS }, now_utc());
     let first = seats.join(id(), viewer(1)).await.unwrap().unwrap();
     store.broken.store(true, Ordering::Relaxed);
     seats.leave(id(), viewer(1)).await;

@@ -385,8 +385,10 @@ pub fn lease(node: &Node, joined: &Value, push: bool) -> Lease {
     Lease {
         broadcast: grant.broadcast.to_string(),
         viewer: grant.viewer.to_string(),
-        seat: if push { grant.seat.unwrap() } else { 0 },
-        generation: if push { grant.generation } else { 0 },
+        seat: if push { grant.seat.unwrap() } else { grant.seat.unwrap_or_default() },
+        generation: grant.generation,
         since_ms: now_utc().millis(),
+        user: grant.user.map(|user| user.to_string()).unwrap_or_default(),
+        expires_ms: grant.expires.millis(),
     }
 }

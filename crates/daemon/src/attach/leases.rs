@@ -7,14 +7,14 @@
 use std::collections::HashMap;
 
 use spyglass_api::control::{Lease, LeaseDelta, LeaseDigest};
-use spyglass_media::{BroadcastId, ViewerId};
+use spyglass_media::{BroadcastId, UserId, ViewerId};
 
 use super::LinkId;
 
 /// Leases held at once; a viewer beyond it is served but not counted.
 pub const MOST: usize = 200_000;
 
-/// Leases in one message. About 50 bytes each, far below 256 KiB.
+/// Leases in one message. About 80 bytes each, far below 256 KiB.
 pub const PAGE: usize = 2_000;
 
 type Key = (BroadcastId, ViewerId);
@@ -24,6 +24,8 @@ struct Held {
     seat: u32,
     generation: u32,
     since_ms: i64,
+    user: Option<UserId>,
+    expires_ms: i64,
 }
 
 fn wire((broadcast, viewer): Key, held: Held) -> Lease {
@@ -33,6 +35,8 @@ fn wire((broadcast, viewer): Key, held: Held) -> Lease {
         seat: held.seat,
         generation: held.generation,
         since_ms: held.since_ms,
+        user: held.user.map(|user| user.to_string()).unwrap_or_default(),
+        expires_ms: held.expires_ms,
     }
 }
 
@@ -116,8 +120,9 @@ fn take(from: &mut HashMap<Key, Held>) -> Vec<Lease> {
 
 fn parse(lease: &Lease) -> Option<(Key, Held)> {
     let key = (lease.broadcast.parse().ok()?, lease.viewer.parse().ok()?);
-    let Lease { seat, generation, since_ms, .. } = *lease;
-    Some((key, Held { seat, generation, since_ms }))
+    let Lease { seat, generation, since_ms, expires_ms, .. } = *lease;
+    let user = lease.user.parse().ok();
+    Some((key, Held { seat, generation, since_ms, user, expires_ms }))
 }
 
 /// All leases at one moment, in pages.
@@ -159,6 +164,7 @@ mod tests {
             seat: viewer,
             generation,
             since_ms: 5,
+            ..Lease::default()
         }
     }
 

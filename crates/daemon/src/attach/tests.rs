@@ -206,7 +206,7 @@ fn viewer(n: u8) -> ViewerId {
 
 fn lease(n: u8) -> Lease {
     let (broadcast, viewer) = (broadcast().to_string(), viewer(n).to_string());
-    Lease { broadcast, viewer, seat: n.into(), generation: 1, since_ms: 5 }
+    Lease { broadcast, viewer, seat: n.into(), generation: 1, since_ms: 5, ..Lease::default() }
 }
 
 fn revocation(n: u8) -> Revocation {
@@ -317,6 +317,7 @@ async fn a_node_restarts_without_control() {
     let token = signing.sign(&Grant::Watch(WatchGrant {
         broadcast: broadcast(),
         viewer: viewer(3),
+        user: None,
         seat: None,
         push: false,
         comment: false,

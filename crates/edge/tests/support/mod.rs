@@ -83,6 +83,7 @@ pub fn token(broadcast: BroadcastId, viewer: ViewerId, valid: Duration) -> Strin
     let grant = WatchGrant {
         broadcast,
         viewer,
+        user: None,
         seat: None,
         push: false,
         comment: false,
