@@ -31,3 +31,8 @@ bench-control *args:
 # The edge beside nginx and Varnish, printed; `--quick`, `--save FILE`, or sections: hits, herds, waiters, paced.
 bench-edge *args:
     ./scripts/bench-edge {{args}}
+
+# Ten minutes of a broadcast on which nothing goes well, held against every rule of HLS.
+soak seconds="600":
+    cargo build --bin spyglass
+    SPYGLASS_SOAK_SECONDS={{seconds}} cargo test -p spyglass-tests --test promises a_long_broadcast -- --nocapture

@@ -50,43 +50,80 @@ function offerOtherPlayers(url) {
   element("elsewhere").hidden = false;
 }
 
-function play(url) {
-  offerOtherPlayers(url);
-  if (!video.canPlayType("application/vnd.apple.mpegurl")) {
-    video.hidden = true;
-    say("This browser cannot play HLS by itself. Safari and recent Chrome can; or use another player:");
-    return;
+// Parts as they come, where the browser can be fed them; else whatever it plays
+// by itself. What is shown is as far behind as the list asks for (PART-HOLD-BACK),
+// and plays a little faster while it is further behind than that.
+const hls = window.Hls?.isSupported() ? new Hls({
+  lowLatencyMode: true, maxLiveSyncPlaybackRate: 1.1, backBufferLength: 30, enableWorker: false,
+}) : null;
+// For whoever debugs in the browser's console.
+window.spyglass = { hls, errors: [] };
+
+hls?.on(Hls.Events.ERROR, (_, { type, details, fatal }) => {
+  window.spyglass.errors.push({ type, details, fatal });
+  if (window.spyglass.errors.length > 100) window.spyglass.errors.shift();
+  if (!fatal || element("state").dataset.state === "ended") return;
+  if (type === Hls.ErrorTypes.MEDIA_ERROR) {
+    hls.recoverMediaError();
+  } else {
+    // Before the first chunk, and after a hiccup, the edge has nothing to play yet.
+    setTimeout(() => joined && load(joined.urls.hls), 2000);
   }
-  video.src = url;
+});
+
+function load(url) {
+  if (hls) {
+    hls.loadSource(url);
+    if (hls.media !== video) hls.attachMedia(video);
+  } else {
+    video.src = url;
+  }
   video.play().catch(() => {});
 }
 
-// Before the first chunk, and after a hiccup, the edge has nothing to play yet.
+function play(url) {
+  offerOtherPlayers(url);
+  if (!hls && !video.canPlayType("application/vnd.apple.mpegurl")) {
+    video.hidden = true;
+    say("This browser cannot play HLS. Use another one or another player:");
+    return;
+  }
+  load(url);
+}
+
+// The same for a browser that plays by itself.
 video.addEventListener("error", () => {
-  if (!joined || element("state").dataset.state === "ended") return;
-  setTimeout(() => {
-    video.src = joined.urls.hls;
-    video.play().catch(() => {});
-  }, 2000);
+  if (hls || !joined || element("state").dataset.state === "ended") return;
+  setTimeout(() => load(joined.urls.hls), 2000);
 });
+
+// Where the broadcaster was away there is nothing to play: go on behind it.
+function overHole() {
+  const { buffered, currentTime } = video;
+  for (let i = 0; i < buffered.length; i += 1) {
+    if (buffered.start(i) > currentTime) {
+      video.currentTime = buffered.start(i) + 0.05;
+      return;
+    }
+  }
+}
 
 // A dead edge raises no error: the picture just stops. Chunks and numbers are
 // the same on every edge, so the next one goes on where this one stopped.
 let watched = { time: 0, since: Date.now(), turn: 0 };
 setInterval(() => {
-  const waiting = element("state").dataset.state !== "live" || video.paused || video.hidden;
-  if (!joined || waiting || video.currentTime !== watched.time) {
+  if (!joined || video.paused || video.hidden || video.currentTime !== watched.time) {
     watched = { ...watched, time: video.currentTime, since: Date.now() };
     return;
   }
-  if (Date.now() - watched.since < 8000) return;
+  if (Date.now() - watched.since > 1500) overHole();
+  if (element("state").dataset.state !== "live" || Date.now() - watched.since < 8000) return;
   const urls = [joined.urls.hls, ...joined.alternates.map((edge) => edge.hls)];
   watched = { time: 0, since: Date.now(), turn: watched.turn + 1 };
   if (watched.turn % urls.length === 0) {
     join();
   } else {
-    video.src = urls[watched.turn % urls.length];
-    video.play().catch(() => {});
+    load(urls[watched.turn % urls.length]);
   }
 }, 1000);
 

@@ -79,6 +79,25 @@ pub fn clip(kind: Clip) -> &'static Path {
     Box::leak(dir.path().join(name).into_boxed_path())
 }
 
+/// Clips whose key frames stand 0.4 to 2.8 s apart, with sound, made anew in
+/// `dir`: the same picture in two sizes, at 25 and at 30 frames a second.
+pub fn uneven_clips(dir: &Path) -> [PathBuf; 2] {
+    let keys = "0,0.8,2.2,2.6,5.4,6.4,8.8,9.4,11.2,13.6,14.0,16.4,18.8,19.4,21.2,23.2,25.6,28.0";
+    [("320x180", "25", "small.flv"), ("426x240", "30", "large.flv")].map(|(size, rate, name)| {
+        let output = dir.join(name);
+        let picture = format!("testsrc2=size={size}:rate={rate}");
+        run(Command::new("ffmpeg")
+            .args(["-v", "error", "-y", "-f", "lavfi", "-i", &picture])
+            .args(["-f", "lavfi", "-i", "sine=frequency=440:sample_rate=48000", "-t", "30"])
+            .args(["-c:v", "libx264", "-preset", "ultrafast", "-bf", "2", "-b_strategy", "0"])
+            .args(["-g", "250", "-sc_threshold", "0", "-force_key_frames", keys])
+            .args(["-b:v", "300k", "-pix_fmt", "yuv420p", "-c:a", "aac", "-b:a", "64k"])
+            .args(["-f", "flv"])
+            .arg(&output));
+        output
+    })
+}
+
 fn run(command: &mut Command) -> Output {
     let output =
         command.stdin(Stdio::null()).output().expect("ffmpeg is installed by scripts/test");
@@ -115,6 +134,12 @@ impl Ffmpeg {
     /// Decodes `seconds` of a stream and drops the pictures.
     pub fn decode(url: &str, seconds: u32) -> Self {
         Self::player(url, seconds, &["-f", "null", "-"])
+    }
+
+    /// Decodes a stream from its newest chunk to its end and drops the pictures.
+    pub fn decode_to_the_end(url: &str) -> Self {
+        // In the stream's own clock: its frame rate may change.
+        Self::player(url, 7_200, &["-enc_time_base", "-1", "-f", "null", "-"])
     }
 
     /// Stores `seconds` of a stream without decoding.

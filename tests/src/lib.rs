@@ -11,6 +11,7 @@ pub mod hls;
 pub mod http;
 pub mod nats;
 pub mod rtmp;
+pub mod script;
 pub mod several;
 pub mod system;
 pub mod world;

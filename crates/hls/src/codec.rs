@@ -86,7 +86,41 @@ impl Avc {
     pub(crate) fn entry(&self) -> &SampleEntry {
         &self.entry
     }
+
+    /// A key frame with this record's parameter sets in it, unless it has some.
+    /// A player that reads only the first init (ffmpeg) can go on from there.
+    pub(crate) fn with_parameter_sets(&self, sample: &Bytes) -> Bytes {
+        let SampleEntry::Avc1(entry) = &self.entry else { return sample.clone() };
+        let size = usize::from(entry.avcc_box.length_size_minus_one.get()) + 1;
+        let mut delimiter = 0;
+        let mut at = 0;
+        while let Some(length) = sample.get(at..at + size) {
+            let length = length.iter().fold(0_usize, |sum, byte| sum << 8 | usize::from(*byte));
+            let Some(kind) = sample.get(at + size).map(|byte| byte & 0x1f) else { break };
+            at = at.saturating_add(size).saturating_add(length);
+            match kind {
+                SPS => return sample.clone(),
+                DELIMITER if delimiter == 0 && at <= sample.len() => delimiter = at,
+                _ => {}
+            }
+        }
+        let sets = entry.avcc_box.sps_list.iter().chain(&entry.avcc_box.pps_list);
+        let mut whole = Vec::with_capacity(sample.len() + 2 * self.record.len());
+        // It stands first of all (ITU-T H.264 section 7.4.1.2.3).
+        whole.extend_from_slice(&sample[..delimiter]);
+        for set in sets {
+            let length = (set.len() as u64).to_be_bytes();
+            whole.extend_from_slice(&length[length.len() - size..]);
+            whole.extend_from_slice(set);
+        }
+        whole.extend_from_slice(&sample[delimiter..]);
+        whole.into()
+    }
 }
+
+/// NAL unit types (ITU-T H.264 table 7-1).
+const SPS: u8 = 7;
+const DELIMITER: u8 = 9;
 
 /// An AAC track.
 #[derive(Clone, Debug)]
@@ -221,6 +255,30 @@ mod tests {
         assert_eq!((avc.name(), avc.resolution()), ("avc1.64001e", (640, 360)));
         let aac = Aac::parse(gop::AAC_48K_STEREO.into()).unwrap();
         assert_eq!((aac.name(), aac.rate().get(), aac.frame_length()), ("mp4a.40.2", 48_000, 1024));
+    }
+
+    #[test]
+    fn a_key_frame_takes_parameter_sets_along_unless_it_has_some() {
+        let avc = Avc::parse(gop::AVC_360P.into()).unwrap();
+        let nal = |kind: u8| [0, 0, 0, 2, kind, 0xff];
+        let kinds = |sample: &[u8]| {
+            let mut rest = sample;
+            let mut kinds = Vec::new();
+            while let [a, b, c, d, kind, ..] = *rest {
+                kinds.push(kind & 0x1f);
+                rest = &rest[4 + u32::from_be_bytes([a, b, c, d]) as usize..];
+            }
+            assert!(rest.is_empty());
+            kinds
+        };
+        let with = |parts: &[[u8; 6]]| avc.with_parameter_sets(&parts.concat().into());
+        assert_eq!(kinds(&with(&[nal(6), nal(0x65)])), [7, 8, 6, 5]);
+        assert_eq!(kinds(&with(&[nal(9), nal(0x65)])), [9, 7, 8, 5]);
+        let has = [nal(0x67), nal(0x68), nal(0x65)];
+        assert_eq!(with(&has), has.concat());
+        // What cannot be read is passed on behind them.
+        let torn = avc.with_parameter_sets(&Bytes::from_static(&[0xff, 0xff, 0xff, 0xff, 9]));
+        assert!(torn.ends_with(&[0xff, 0xff, 0xff, 0xff, 9]));
     }
 
     #[test]

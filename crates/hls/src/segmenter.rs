@@ -331,10 +331,11 @@ impl Segmenter {
         };
 
         let connection = &mut self.connection;
+        let again = self.last_epoch > 0;
         let epoch = Epoch::new(
             init.epoch,
             (first, begin),
-            self.last_epoch > 0,
+            again,
             connection.video.is_some(),
             connection.audio.as_ref(),
         );
@@ -347,10 +348,14 @@ impl Segmenter {
         self.opened = Some(now);
         self.appeared.get_or_insert(now);
         out.push(Output::Init(init));
+        let mut frame = frame.clone();
         if frame.track == Track::Audio {
-            held.push_back(frame.clone());
+            held.push_back(frame);
         } else {
-            held.push_front(frame.clone());
+            if let Some(avc) = self.connection.video.as_ref().filter(|_| again) {
+                frame.sample = avc.with_parameter_sets(&frame.sample);
+            }
+            held.push_front(frame);
         }
         for frame in held {
             self.take(now, utc, &frame, out);

@@ -138,18 +138,21 @@ fn the_open_chunk_is_listed_part_by_part_and_the_next_part_is_hinted() {
 }
 
 #[test]
-fn behind_a_gap_nothing_is_hinted_and_at_the_end_neither() {
+fn a_list_with_parts_ends_in_a_hint_or_in_endlist() {
     let mut broadcast = Broadcast::both();
     broadcast.play(&mut gop_of(50), seconds(10.0), NONE);
-    let hints = |broadcast: &Broadcast| {
-        playlist::media(&broadcast.list.snapshot()).matches("PRELOAD-HINT").count()
+    let end = |broadcast: &Broadcast| {
+        let text = playlist::media(&broadcast.list.snapshot());
+        assert!(text.matches("PRELOAD-HINT").count() <= 1, "{text}");
+        text.lines().last().unwrap().to_owned()
     };
-    assert_eq!(hints(&broadcast), 1);
+    assert!(end(&broadcast).starts_with("#EXT-X-PRELOAD-HINT:TYPE=PART"));
     broadcast.pass(seconds(30.0));
-    assert!(!broadcast.gaps().is_empty());
-    assert_eq!(hints(&broadcast), 0);
+    let next = broadcast.gaps().last().unwrap().sequence + 1;
+    let hint = format!("#EXT-X-PRELOAD-HINT:TYPE=PART,URI=\"1-{next}.0.m4s\"");
+    assert_eq!(end(&broadcast), hint, "behind a GAP too");
     broadcast.end();
-    assert_eq!(hints(&broadcast), 0);
+    assert_eq!(end(&broadcast), "#EXT-X-ENDLIST");
 }
 
 #[test]

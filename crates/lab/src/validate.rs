@@ -235,12 +235,20 @@ impl Run {
         let Some(server) = self.servers.get(index) else { return };
         let wanted = self.judge.last(index).filter(|list| blocks(list)).map(|list| {
             let parts = list.part_target.is_some();
-            (self.newest, parts, list.target.unwrap_or(4))
+            let held = position(list);
+            // What another server has shown must be here too: asked for as that,
+            // it is seen as soon as it is.
+            let next =
+                if held < self.newest { last_of(self.newest) } else { (held.0, Some(held.1)) };
+            (next, parts, list.target.unwrap_or(4))
         });
         let (uri, within) = match wanted {
             None => (server.list.clone(), PLAIN),
             Some(((segment, part), parts, target)) => {
-                let part = if parts { format!("&_HLS_part={part}") } else { String::new() };
+                let part = match part {
+                    Some(part) if parts => format!("&_HLS_part={part}"),
+                    _ => String::new(),
+                };
                 let query = format!("_HLS_msn={segment}{part}");
                 (
                     request::with_query(&server.list, &query),
@@ -274,10 +282,14 @@ impl Run {
         };
         if let Some(((segment, part), ..)) = wanted {
             let shown = position(&list);
-            if shown <= (segment, part) && !list.ended {
+            // Behind the last part of a segment stands the first of the next.
+            let listed = part.map_or(shown.0 > segment, |part| shown > (segment, part));
+            if !listed && !list.ended {
                 let what = format!(
-                    "waited for segment {segment}, part {part}; the list ends before segment {}, part {}",
-                    shown.0, shown.1
+                    "waited for segment {segment}{}; the list ends before segment {}, part {}",
+                    part.map(|part| format!(", part {part}")).unwrap_or_default(),
+                    shown.0,
+                    shown.1
                 );
                 let end = list.lines.len();
                 findings.fault(Rule::L4, what, list.excerpt(end.saturating_sub(4), end));
@@ -331,6 +343,15 @@ fn blocks(list: &List) -> bool {
 /// The segment and part behind the last ones that a list shows.
 fn position(list: &List) -> (u64, u64) {
     (list.end(), list.open.parts.len() as u64)
+}
+
+/// What is asked for to see everything before a position: its last part, or the
+/// segment before it.
+fn last_of((segment, part): (u64, u64)) -> (u64, Option<u64>) {
+    match part.checked_sub(1) {
+        Some(part) => (segment, Some(part)),
+        None => (segment.saturating_sub(1), None),
+    }
 }
 
 fn first_line(text: &str) -> String {

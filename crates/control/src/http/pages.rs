@@ -44,6 +44,9 @@ const ASSETS: [(&str, &str); 14] = assets![
     "console-system.js",
 ];
 
+/// Not ours: Apache-2.0, see `web/vendor/hls.LICENSE`.
+const HLS: (&str, &str) = ("hls.min.js", include_str!("../../../../web/vendor/hls.min.js"));
+
 /// Scripts and styles come from here alone; media and lists from any edge.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
     connect-src 'self' http: https:; media-src http: https: blob:; img-src 'self' data:; \
@@ -103,7 +106,7 @@ pub async fn asset(
     headers: HeaderMap,
 ) -> Result<Response<String>, Problem> {
     let wanted = path.map(|Path(name)| name).unwrap_or_default();
-    let found = ASSETS.iter().find(|(name, _)| *name == wanted);
+    let found = ASSETS.iter().chain([&HLS]).find(|(name, _)| *name == wanted);
     let (name, text) = found.ok_or_else(super::no_such_path)?;
     let kind = match name.rsplit_once('.') {
         Some((_, "css")) => "text/css; charset=utf-8",

@@ -168,16 +168,20 @@ impl Chunklist {
         })
     }
 
-    /// Behind a GAP nobody can say what comes.
+    /// Behind a GAP nobody can say what comes, and yet the first part of a next
+    /// chunk is named: a widespread player (hls.js 1.7) takes a list with parts
+    /// that ends in a whole chunk for one that has that chunk twice, and fails at
+    /// the DISCONTINUITY behind it. What then does not come answers 404 (L7).
     fn hint(&self) -> Option<Resource> {
-        if self.ended {
+        if self.ended || self.torn {
             return None;
         }
         if let Some(open) = &self.open {
             let part = u32::try_from(open.parts.len()).ok()?;
             return Some(Resource::Part { epoch: open.epoch, sequence: open.sequence, part });
         }
-        let last = self.listed.back().filter(|last| !last.parts.is_empty())?;
+        let has_parts = self.listed.iter().any(|segment| !segment.parts.is_empty());
+        let last = self.listed.back().filter(|_| has_parts)?;
         let sequence = last.line.sequence.saturating_add(1);
         Some(Resource::Part { epoch: last.line.epoch, sequence, part: 0 })
     }

@@ -16,6 +16,10 @@ const SLACK_MS: i64 = 100;
 /// A hole longer than this many target durations needs no gaps.
 const LONGEST_HOLE: i64 = 5;
 
+/// A part may be seen so much later than it is due, in seconds: what came
+/// unevenly from the broadcaster, and this validator's own requests.
+const LATE: f64 = 0.3;
+
 /// Sequence numbers remembered; older ones are forgotten.
 const REMEMBERED: u64 = 10_000;
 
@@ -33,7 +37,10 @@ struct Seen {
 struct Server {
     last: Option<List>,
     polled: Duration,
+    /// A segment was added.
     changed: Duration,
+    /// A segment or a part was added.
+    grown: Duration,
 }
 
 /// A removed segment that must still be there.
@@ -173,7 +180,7 @@ impl Judge {
         self.longest = self.longest.max(list.duration());
         let Some(server) = self.servers.get_mut(at_server) else { return };
         let Some(last) = server.last.take() else {
-            server.changed = at;
+            (server.changed, server.grown) = (at, at);
             return;
         };
         if last.ended {
@@ -199,6 +206,14 @@ impl Judge {
                 "parts of the open segment were taken back",
                 list.excerpt(end.saturating_sub(8), end),
             );
+        }
+        if (list.end(), list.open.parts.len()) > (last.end(), last.open.parts.len()) {
+            let silent = at.saturating_sub(server.grown).as_secs_f64();
+            if let Some(most) = list.part_target.filter(|most| silent > most + LATE) {
+                let what = format!("nothing new for {silent:.2} s, the part target is {most} s");
+                findings.warning(Rule::L3, what, vec![]);
+            }
+            server.grown = at;
         }
         if list.end() > last.end() {
             let silent = at.saturating_sub(server.changed).as_secs_f64();
