@@ -109,6 +109,10 @@ impl Handler {
             self.metrics.request("other", CacheStatus::Negative);
             self.responder.refused(refusal, CacheStatus::Negative, head)
         };
+        // hyper has this limit for HTTP/1 only.
+        if parts.headers.len() > HEADERS {
+            return refuse(Refusal::Headers);
+        }
         match parts.method {
             Method::GET | Method::HEAD if has_body(&parts.headers) => {
                 return refuse(Refusal::Body);

@@ -15,8 +15,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h3::error::Code;
-use h3::server::{RequestResolver, RequestStream};
-use http::{HeaderValue, StatusCode};
+use h3::server::RequestResolver;
+use http::HeaderValue;
+use http::header::{CONNECTION, CONTENT_LENGTH, DATE};
+use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Endpoint, EndpointConfig, Incoming, ServerConfig, TokioRuntime, VarInt};
@@ -27,9 +29,10 @@ use tracing::{debug, warn};
 
 use crate::connections::Connection;
 use crate::gate::{Gate, Place};
-use crate::http::{Attended, HEADER_BYTES, HEADERS, Handler, LAST_WORD, Limits, STREAMS};
-use crate::respond::PRIORITY;
-use transport::{Both, Handle, Transport};
+use crate::http::{Attended, HEADER_BYTES, Handler, LAST_WORD, Limits, STREAMS};
+use crate::priority;
+use crate::respond::Body;
+use transport::{Handle, Transport};
 
 /// The protocol's name in TLS.
 const ALPN: &[u8] = b"h3";
@@ -50,12 +53,6 @@ const HANDSHAKES: usize = 64;
 
 /// Attempts that may wait for us, and bytes that they may hold.
 const ATTEMPTS: (usize, u64, u64) = (1_024, 16 * 1024, 16 * 1024 * 1024);
-
-/// A body is written in pieces of this size, each of which must move on in time.
-const PIECE: usize = 64 * 1024;
-
-/// Lists go before everything else of a connection (HLS-RULES L9).
-const FIRST: i32 = 1;
 
 /// What TLS answers by HTTP/1.1 and HTTP/2 say of this port: for a day.
 pub fn alternative(port: u16) -> HeaderValue {
@@ -112,6 +109,7 @@ pub async fn serve(
         };
         let Some(incoming) = incoming else { break };
         if Arc::strong_count(&shaking) > HANDSHAKES && incoming.may_retry() {
+            handler.metrics.closed("retry");
             // An error means that it has shown that already.
             let _ = incoming.retry();
             continue;
@@ -190,6 +188,9 @@ impl Server {
         let mut check = now() + self.limits.header;
         let (mut last_word, mut draining) = (false, false);
         loop {
+            if draining && requests.is_empty() {
+                return None;
+            }
             tokio::select! {
                 accepted = http.accept() => match accepted {
                     Ok(Some(resolver)) => {
@@ -222,7 +223,9 @@ impl Server {
                 }
                 () = self.shutdown.requested(), if !draining => {
                     draining = true;
-                    if http.shutdown(0).await.is_err() || requests.is_empty() {
+                    // GOAWAY; who does not take it is closed all the same.
+                    let told = tokio::time::timeout(LAST_WORD, http.shutdown(0)).await;
+                    if !matches!(told, Ok(Ok(()))) {
                         return None;
                     }
                 }
@@ -259,57 +262,103 @@ async fn request(
         }
         Err(_) => return Some("no_request"),
     };
+    // No request has a body.
+    stream.stop_sending(Code::H3_NO_ERROR);
     let (parts, ()) = request.into_parts();
-    if parts.headers.len() > HEADERS {
-        let mut refusal = http::Response::new(());
-        *refusal.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-        let refused = async {
-            stream.send_response(refusal).await?;
-            stream.finish().await
-        };
-        // An error means that nobody reads it.
-        let _ = tokio::time::timeout(limits.write, refused).await;
-        return None;
-    }
+    let urgency = priority::asked(&parts.headers);
     let response = tokio::select! {
         response = handler.answer(&state, parts) => response,
         () = handle.stopped() => return None,
     };
-    // No request has a body.
-    stream.stop_sending(Code::H3_NO_ERROR);
     let _active = state.begin(now());
-    if response.headers().contains_key(PRIORITY) {
-        handle.set_priority(FIRST);
-    }
-    let (parts, mut body) = response.into_parts();
-    let head = http::Response::from_parts(parts, ());
+    let (head, body) = finish(response).into_parts();
+    let urgency = urgency.unwrap_or_else(|| priority::said(&head.headers));
+    let head = http::Response::from_parts(head, ());
     if let Err(end) = within(limits.write, stream.send_response(head)).await {
         return end;
     }
-    while let Some(frame) = body.frame().await {
-        let Ok(frame) = frame else {
-            // It did not come whole: neither must the answer.
-            stream.stop_stream(Code::H3_INTERNAL_ERROR);
+    let mut stream = handle.take()?;
+    // An error means that it has ended; writing will tell.
+    let _ = stream.set_priority(-i32::from(urgency));
+    match send(&mut stream, body, limits.write).await {
+        Ok(()) => {}
+        Err(Unsent::Broken) => {
+            // It did not come whole: neither must the answer, and to drop the
+            // stream would end it well.
+            let _ = stream.reset(code(Code::H3_INTERNAL_ERROR));
             return None;
-        };
-        let Ok(mut bytes) = frame.into_data() else { continue };
-        while !bytes.is_empty() {
-            let piece = bytes.split_to(bytes.len().min(PIECE));
-            if let Err(end) = send(&mut stream, piece, limits.write).await {
-                return end;
-            }
         }
+        Err(Unsent::Left) => return None,
+        Err(Unsent::Slow) => return Some("slow"),
     }
-    let _ = within(limits.write, stream.finish()).await;
-    None
+    // Not done before the viewer has it: a connection that closes takes with it
+    // what is still on its way.
+    let _ = stream.finish();
+    match tokio::time::timeout(limits.idle, stream.stopped()).await {
+        Ok(_) => None,
+        Err(_) => Some("slow"),
+    }
 }
 
+/// What hyper does to the answers that it sends: the length and the date are
+/// added, what concerns one HTTP/1 connection is not said.
+fn finish(mut response: http::Response<Body>) -> http::Response<Body> {
+    let length = response.body().size_hint().exact();
+    let headers = response.headers_mut();
+    headers.remove(CONNECTION);
+    if let Some(length) = length.filter(|length| *length > 0) {
+        headers.entry(CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
+    }
+    if let Ok(date) = httpdate::fmt_http_date(std::time::SystemTime::now()).parse() {
+        headers.insert(DATE, date);
+    }
+    response
+}
+
+/// Why a body was not sent to its end.
+enum Unsent {
+    /// What was passed on has broken.
+    Broken,
+    /// The viewer wants no more of it, or the connection is gone.
+    Left,
+    /// The viewer took no byte for too long.
+    Slow,
+}
+
+/// Sends a body from where it lies, in DATA frames.
 async fn send(
-    stream: &mut RequestStream<Both, Bytes>,
-    piece: Bytes,
-    most: Duration,
-) -> Result<(), Option<&'static str>> {
-    within(most, stream.send_data(piece)).await
+    stream: &mut quinn::SendStream,
+    mut body: Body,
+    patience: Duration,
+) -> Result<(), Unsent> {
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(|_| Unsent::Broken)?.into_data() else { continue };
+        if data.is_empty() {
+            continue;
+        }
+        let mut pieces = [data_head(data.len() as u64), data];
+        let mut left = &mut pieces[..];
+        while !left.is_empty() {
+            let writing = tokio::time::timeout(patience, stream.write_chunks(left)).await;
+            let written = writing.map_err(|_| Unsent::Slow)?.map_err(|_| Unsent::Left)?;
+            left = left.get_mut(written.chunks..).unwrap_or_default();
+        }
+    }
+    Ok(())
+}
+
+/// Type and length of a DATA frame (RFC 9114 section 7.2.1) as QUIC writes
+/// numbers (RFC 9000 section 16).
+fn data_head(length: u64) -> Bytes {
+    let mut head = Vec::with_capacity(9);
+    head.push(0);
+    match length {
+        0..=0x3f => head.push(length as u8),
+        0x40..=0x3fff => head.extend((length as u16 | 1 << 14).to_be_bytes()),
+        0x4000..=0x3fff_ffff => head.extend((length as u32 | 2 << 30).to_be_bytes()),
+        _ => head.extend((length | 3 << 62).to_be_bytes()),
+    }
+    head.into()
 }
 
 /// A write that must move on; on error, why the connection must be cut, when
@@ -323,5 +372,26 @@ async fn within<E>(
         // The client wants no more of it.
         Ok(Err(_)) => Err(None),
         Err(_) => Err(Some("slow")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_data_frame_says_how_long_it_is() {
+        // The numbers of RFC 9000 section A.1, and those where the form changes.
+        for (length, expected) in [
+            (37, &[0, 0x25][..]),
+            (63, &[0, 0x3f]),
+            (64, &[0, 0x40, 0x40]),
+            (15_293, &[0, 0x7b, 0xbd]),
+            (16_384, &[0, 0x80, 0, 0x40, 0]),
+            (494_878_333, &[0, 0x9d, 0x7f, 0x3e, 0x7d]),
+            (151_288_809_941_952_652, &[0, 0xc2, 0x19, 0x7c, 0x5e, 0xff, 0x14, 0xe8, 0x8c]),
+        ] {
+            assert_eq!(data_head(length), expected);
+        }
     }
 }

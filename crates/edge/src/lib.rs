@@ -30,6 +30,7 @@ mod http3;
 pub mod metrics;
 pub mod negotiate;
 pub mod outcome;
+pub mod priority;
 pub mod refusal;
 pub mod request;
 pub mod respond;

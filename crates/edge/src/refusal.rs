@@ -16,6 +16,8 @@ pub enum Refusal {
     TooFar,
     /// A request that reads has a body.
     Body,
+    /// More header fields than any player has to send.
+    Headers,
     /// The viewer's token does not open this broadcast (any more).
     Denied,
     /// No such path, broadcast or object; or a private one.
@@ -38,11 +40,12 @@ pub enum Refusal {
 
 impl Refusal {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Encoding,
         Self::Directive,
         Self::TooFar,
         Self::Body,
+        Self::Headers,
         Self::Denied,
         Self::NotFound,
         Self::Method,
@@ -61,6 +64,7 @@ impl Refusal {
             Self::Directive => "directive",
             Self::TooFar => "too_far",
             Self::Body => "body",
+            Self::Headers => "headers",
             Self::Denied => "denied",
             Self::NotFound => "not_found",
             Self::Method => "method",
@@ -77,6 +81,7 @@ impl Refusal {
     pub const fn status(self) -> StatusCode {
         match self {
             Self::Encoding | Self::Directive | Self::TooFar | Self::Body => StatusCode::BAD_REQUEST,
+            Self::Headers => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Denied => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
@@ -101,6 +106,9 @@ impl Refusal {
             }
             Self::Body => {
                 r#"{"type":"about:blank","title":"Bad Request","status":400,"detail":"this request must not have a body"}"#
+            }
+            Self::Headers => {
+                r#"{"type":"about:blank","title":"Request Header Fields Too Large","status":431,"detail":"send at most 64 header fields"}"#
             }
             Self::Denied => {
                 r#"{"type":"about:blank","title":"Forbidden","status":403,"detail":"the viewer token is not valid for this broadcast: join again"}"#

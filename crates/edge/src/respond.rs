@@ -23,6 +23,7 @@ use spyglass_media::{NodeId, Resource};
 use crate::filling::{Broken, Filling, Reader};
 use crate::negotiate::{self, Wanted};
 use crate::outcome::{CacheStatus, CacheStatusValues};
+use crate::priority::{self, PRIORITY};
 use crate::refusal::Refusal;
 use crate::slot::Meta;
 
@@ -75,10 +76,6 @@ impl http_body::Body for Body {
 /// SHA-256 of an object.
 pub type Digest = [u8; 32];
 
-/// Urgency of an answer (RFC 9218); players' lists are more urgent than media
-/// (HLS-RULES L9), which has the default.
-pub const PRIORITY: HeaderName = HeaderName::from_static("priority");
-
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 const EXPOSED: HeaderValue =
     HeaderValue::from_static("Age, Cache-Status, Content-Range, Date, ETag");
@@ -109,7 +106,9 @@ impl Head {
     /// is the same on every edge and another for every encoding.
     pub fn new(resource: Resource, encoding: Encoding, digest: Digest) -> Self {
         let list = matches!(resource, Resource::Index | Resource::Chunklist);
-        Self::build(resource.content_type(), list, encoding, digest)
+        let mut head = Self::build(resource.content_type(), list, encoding, digest);
+        head.headers.insert(PRIORITY, priority::of(Some(resource)));
+        head
     }
 
     /// `list`: it changes.
@@ -134,8 +133,6 @@ impl Head {
         }
         if !list {
             headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-        } else {
-            headers.insert(PRIORITY, HeaderValue::from_static("u=1"));
         }
         // Hex digits between quotes.
         headers.insert(ETAG, etag.parse().unwrap_or(HeaderValue::from_static("\"\"")));
@@ -165,7 +162,9 @@ impl Prebuilt {
     /// `steering.json`, which lives as long as a list.
     pub fn steering(body: Bytes) -> Self {
         let digest = Sha256::digest(&body).into();
-        Self { head: Head::build("application/json", true, Encoding::Identity, digest), body }
+        let mut head = Head::build("application/json", true, Encoding::Identity, digest);
+        head.headers.insert(PRIORITY, priority::of(None));
+        Self { head, body }
     }
 
     /// What its answer says besides the bytes.

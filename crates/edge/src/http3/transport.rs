@@ -1,14 +1,14 @@
 //! What `h3` needs of QUIC, on `quinn`.
 //!
-//! Not `h3-quinn`: it hides the streams, and three things can only be done to
+//! Not `h3-quinn`: it hides the streams, and four things can only be done to
 //! them. A request may be no longer than its limit (`h3` collects a header
 //! frame of any announced length). A list goes before the chunks of the same
-//! connection (RFC 9218, HLS-RULES L9). And who stops reading an answer that is
-//! not there yet is noticed, so that a waiter leaves nothing behind.
+//! connection (RFC 9218, HLS-RULES L9). Who stops reading an answer that is not
+//! there yet is noticed, so that a waiter leaves nothing behind. And a body is
+//! sent from the memory that all its viewers share: `h3` would have it copied.
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes};
@@ -29,30 +29,28 @@ const REQUEST: usize = 32 * 1024;
 /// priorities), in bytes.
 const SAID: usize = 1024 * 1024;
 
-/// What the answerer of a request may do to its stream.
-#[derive(Clone)]
-pub struct Handle {
-    priority: Arc<AtomicI32>,
-    stopped: Arc<Mutex<Option<Stopped>>>,
-}
+/// The sending side of a request's stream, for whoever answers it.
+#[derive(Clone, Debug)]
+pub struct Handle(Shared);
 
-type Stopped = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// Empty once it has been taken.
+type Shared = Arc<Mutex<Option<quinn::SendStream>>>;
 
 impl Handle {
-    /// Streams of a higher priority are sent first; 0 unless told otherwise.
-    pub fn set_priority(&self, priority: i32) {
-        self.priority.store(priority, Ordering::Relaxed);
-    }
-
     /// Ends when the client wants no answer any more.
     pub fn stopped(&self) -> impl Future<Output = ()> + Send + use<> {
-        let stopped = self.stopped.lock().take();
-        async move {
-            match stopped {
-                Some(stopped) => stopped.await,
-                None => std::future::pending().await,
+        let stopped = self.0.lock().as_ref().map(quinn::SendStream::stopped);
+        async {
+            if let Some(stopped) = stopped {
+                // A code or a lost connection: nobody reads any more.
+                let _ = stopped.await;
             }
         }
+    }
+
+    /// The stream itself, once: `h3` has no access to it any more.
+    pub fn take(&self) -> Option<quinn::SendStream> {
+        self.0.lock().take()
     }
 }
 
@@ -276,37 +274,29 @@ impl quic::RecvStream for Receiving {
 
 /// What we send.
 pub struct Sending {
-    stream: quinn::SendStream,
+    stream: Shared,
     id: StreamId,
     writing: Option<WriteBuf<Bytes>>,
-    priority: Arc<AtomicI32>,
 }
 
 impl Sending {
     fn new(stream: quinn::SendStream) -> Result<Self, ConnectionErrorIncoming> {
         let id = id_of(stream.id())?;
-        Ok(Self { stream, id, writing: None, priority: Arc::default() })
+        Ok(Self { stream: Arc::new(Mutex::new(Some(stream))), id, writing: None })
     }
 
     fn handle(&self) -> Handle {
-        let stopped = self.stream.stopped();
-        let stopped: Stopped = Box::pin(async {
-            // A code, an end or a lost connection: nobody reads any more.
-            let _ = stopped.await;
-        });
-        Handle {
-            priority: Arc::clone(&self.priority),
-            stopped: Arc::new(Mutex::new(Some(stopped))),
-        }
+        Handle(Arc::clone(&self.stream))
     }
 }
 
 impl quic::SendStream<Bytes> for Sending {
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
         if let Some(data) = &mut self.writing {
+            let mut stream = self.stream.lock();
+            let stream = stream.as_mut().ok_or_else(taken)?;
             while data.has_remaining() {
-                let stream = Pin::new(&mut self.stream);
-                let written = ready!(stream.poll_write(context, data.chunk()));
+                let written = ready!(Pin::new(&mut *stream).poll_write(context, data.chunk()));
                 data.advance(written.map_err(write_error)?);
             }
         }
@@ -320,28 +310,29 @@ impl quic::SendStream<Bytes> for Sending {
                 connection_error: internal("data before the last was written"),
             });
         }
-        let priority = self.priority.load(Ordering::Relaxed);
-        if self.stream.priority().is_ok_and(|now| now != priority) {
-            // An error means that it has ended; writing will tell.
-            let _ = self.stream.set_priority(priority);
-        }
         self.writing = Some(data.into());
         Ok(())
     }
 
     fn poll_finish(&mut self, _: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
-        let finished = self.stream.finish();
+        let finished = self.stream.lock().as_mut().ok_or_else(taken)?.finish();
         Poll::Ready(finished.map_err(|error| StreamErrorIncoming::Unknown(Box::new(error))))
     }
 
     fn reset(&mut self, code: u64) {
-        // An error means that it has ended.
-        let _ = self.stream.reset(code_of(code));
+        if let Some(stream) = self.stream.lock().as_mut() {
+            // An error means that it has ended.
+            let _ = stream.reset(code_of(code));
+        }
     }
 
     fn send_id(&self) -> StreamId {
         self.id
     }
+}
+
+fn taken() -> StreamErrorIncoming {
+    StreamErrorIncoming::Unknown("the answerer has the stream".into())
 }
 
 fn next<T>(item: Option<Result<T, ConnectionError>>) -> Result<T, ConnectionErrorIncoming> {

@@ -27,7 +27,14 @@ pub struct Http3 {
 impl Http3 {
     /// Trusts `certificate` (PEM).
     pub async fn open(address: SocketAddr, certificate: &[u8]) -> Self {
-        Self::with(address, certificate, quinn::TransportConfig::default()).await
+        Self::try_open(address, certificate).await.unwrap()
+    }
+
+    pub async fn try_open(
+        address: SocketAddr,
+        certificate: &[u8],
+    ) -> Result<Self, quinn::ConnectionError> {
+        Self::try_with(address, certificate, quinn::TransportConfig::default()).await
     }
 
     pub async fn with(
@@ -35,28 +42,22 @@ impl Http3 {
         certificate: &[u8],
         transport: quinn::TransportConfig,
     ) -> Self {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(certificate).unwrap()).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut tls = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        tls.alpn_protocols = vec![b"h3".to_vec()];
-        let crypto = QuicClientConfig::try_from(tls).unwrap();
-        let mut config = quinn::ClientConfig::new(Arc::new(crypto));
-        config.transport_config(Arc::new(transport));
-        let mut endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
-        endpoint.set_default_client_config(config);
-        let name = address.ip().to_string();
-        let connection = endpoint.connect(address, &name).unwrap().await.unwrap();
+        Self::try_with(address, certificate, transport).await.unwrap()
+    }
+
+    async fn try_with(
+        address: SocketAddr,
+        certificate: &[u8],
+        transport: quinn::TransportConfig,
+    ) -> Result<Self, quinn::ConnectionError> {
+        let (endpoint, connecting) = connect(address, Some(certificate), transport);
+        let connection = connecting.await?;
         let quic = h3_quinn::Connection::new(connection.clone());
         let (mut driver, sender) = h3::client::new(quic).await.unwrap();
         tokio::spawn(async move {
             std::future::poll_fn(|context| driver.poll_close(context)).await;
         });
-        Self { sender, connection, _endpoint: endpoint }
+        Ok(Self { sender, connection, _endpoint: endpoint })
     }
 
     /// Sends a request; the answer is read by the caller.
@@ -102,4 +103,34 @@ pub async fn read(stream: &mut Stream) -> Result<Answer, h3::error::StreamError>
         body.extend_from_slice(&bytes.copy_to_bytes(length));
     }
     Ok(Answer { status: head.status.as_u16(), headers: head.headers, body: body.into() })
+}
+
+/// Begins to shake hands with somebody who is not there.
+pub fn knock(address: SocketAddr) -> (quinn::Endpoint, quinn::Connecting) {
+    connect(address, None, quinn::TransportConfig::default())
+}
+
+fn connect(
+    address: SocketAddr,
+    certificate: Option<&[u8]>,
+    transport: quinn::TransportConfig,
+) -> (quinn::Endpoint, quinn::Connecting) {
+    let mut roots = RootCertStore::empty();
+    if let Some(certificate) = certificate {
+        roots.add(CertificateDer::from_pem_slice(certificate).unwrap()).unwrap();
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut tls = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![b"h3".to_vec()];
+    let crypto = QuicClientConfig::try_from(tls).unwrap();
+    let mut config = quinn::ClientConfig::new(Arc::new(crypto));
+    config.transport_config(Arc::new(transport));
+    let mut endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    endpoint.set_default_client_config(config);
+    let connecting = endpoint.connect(address, &address.ip().to_string()).unwrap();
+    (endpoint, connecting)
 }
