@@ -22,7 +22,8 @@ export function openBroadcast(api, changed) {
         api.get(path), api.get(`${path}/viewers`), api.get(`${path}/delay`).catch(missing),
       ]);
       if (shown !== view) return;
-      known = { origin: broadcast.origin, edges: [...new Set(watching.viewers.map((viewer) => viewer.edge).filter(Boolean))] };
+      const edges = new Set(watching.viewers.map((viewer) => viewer.edge).filter(Boolean));
+      known = { origin: broadcast.origin, gateway: broadcast.gateway, edges: [...edges] };
       view.update(broadcast, watching, delay);
     } catch (error) {
       if (shown === view && error instanceof Refused && error.status === 404) view.gone();
@@ -82,7 +83,7 @@ function detail(api, id, changed) {
   function viewer(first) {
     const where = h("td");
     const tier = h("span", { class: "badge" });
-    const when = h("td", { class: "number" });
+    const when = h("td");
     const name = h("td", null, h("code", null, first.viewer));
     const kick = h("button", { type: "button", class: "danger", "data-kick": first.viewer, click: () => act(
       `Kick ${first.viewer}?`, "The viewer is cut off within a second and cannot come back with this place.", "Kick",
@@ -116,6 +117,7 @@ function detail(api, id, changed) {
       const lines = [
         ["Id", h("code", null, id)],
         ["Origin", broadcast.origin],
+        ...(broadcast.gateway ? [["Gateway", broadcast.gateway]] : []),
         ["By", broadcast.user ? h("code", null, broadcast.user) : "the operator"],
         ["For", broadcast.private ? "those it names" : "everybody"],
         ["Began", broadcast.started_at ? stamp(broadcast.started_at) : "not yet"],

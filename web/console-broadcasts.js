@@ -3,6 +3,7 @@
 import { every } from "./console-api.js";
 import { openBroadcast } from "./console-broadcast.js";
 import { byId, h, keyed, number, since, some, text } from "./console-dom.js";
+import { remember } from "./console-events.js";
 import { sparkline } from "./console-system.js";
 
 const EVERY = 3;
@@ -16,7 +17,7 @@ const LINES = 500;
 
 const watched = new Map();
 
-function remember({ id, viewers }) {
+function history({ id, viewers }) {
   const values = watched.get(id) ?? [];
   watched.delete(id);
   watched.set(id, values);
@@ -135,6 +136,7 @@ function row({ id }) {
       .filter(Boolean).join(" · "));
     text(count, number(now.viewers.total));
     text(tiers, `${number(now.viewers.push)} push · ${number(now.viewers.hls)} HLS`);
-    line.update(remember(now));
+    line.update(history(now));
+    remember(now);
   } };
 }

@@ -28,25 +28,31 @@ export function delayPanel() {
   }, name));
   const bars = h("div", { class: "delays" });
   const none = h("p", { class: "quiet" }, "No delay is known yet: it is measured while somebody watches.");
-  const legend = h("ul", { class: "legend", "aria-hidden": "true" },
-    ...STAGES.map((stage) => h("li", { "data-stage": stage }, NAMES[stage] ?? stage)));
+  const numbers = h("tbody");
+  const legend = h("table", { class: "stages" },
+    h("thead", null, h("tr", null, ...["Stage", "Push", "HLS", "paper’s HLS"].map((name) => h("th", { scope: "col" }, name)))),
+    numbers);
   const element = h("section", { "aria-label": "Delay" },
     h("h3", { class: "delay-title" }, "Delay by stage", h("span", { class: "row", role: "group", "aria-label": "Percentile" }, ...buttons)),
     none, bars, legend);
 
   function update(delay) {
     last = delay;
-    const tiers = ["push", "hls"].map((name) => ({ name, stages: read(delay?.[name], percentile) }));
+    const tiers = ["push", "hls"].map((name) => ({
+      name, stages: read(delay?.[name], percentile), whole: delay?.[name]?.total?.[percentile],
+    }));
     const known = tiers.some(({ stages }) => stages.length);
     none.hidden = known;
     const total = ({ stages }) => stages.reduce((all, { value }) => all + value, 0);
     const most = Math.max(...tiers.map(total), PAPER.hls.total);
     const lines = tiers.flatMap((tier) => [
-      { key: tier.name, name: tier.name === "push" ? "Push" : "HLS", parts: tier.stages, total: total(tier), most, measured: true },
+      { key: tier.name, name: tier.name === "push" ? "Push" : "HLS", parts: tier.stages, total: total(tier), whole: tier.whole, most, measured: true },
       { key: `${tier.name}-paper`, name: "paper", most, total: PAPER[tier.name].total,
         parts: Object.entries(PAPER[tier.name].stages).map(([stage, value]) => ({ stage, value })) },
     ]);
     keyed(bars, lines, (line) => line.key, row);
+    const values = tiers.map(({ stages }) => new Map(stages.map(({ stage, value }) => [stage, value])));
+    keyed(numbers, STAGES.map((stage) => ({ stage, values: values.map((tier) => tier.get(stage)) })), ({ stage }) => stage, numbersOf);
   }
 
   update(null);
@@ -60,13 +66,25 @@ function read(tier, percentile) {
     .map((one) => ({ stage: one.stage, value: Math.max(one[percentile], 0), count: one.count }));
 }
 
+function numbersOf({ stage }) {
+  const cells = [h("td"), h("td")];
+  const element = h("tr", null, h("th", { scope: "row", "data-stage": stage }, NAMES[stage] ?? stage),
+    ...cells, h("td", { class: "quiet" }, seconds(PAPER.hls.stages[stage])));
+  return { element, update({ values }) {
+    cells.forEach((cell, index) => text(cell, values[index] == null ? "–" : seconds(values[index])));
+  } };
+}
+
 function row(first) {
   const bar = h("div", { class: "stack" });
   const total = h("span", { class: "total" });
   const element = h("div", { class: first.measured ? "delay" : "delay paper", role: "img" },
     h("span", { class: "tier" }, first.name), bar, total);
   return { element, update(now) {
-    text(total, now.parts.length ? seconds(now.total) : "–");
+    // Percentiles do not add up: what was measured from end to end is said as it is.
+    const whole = now.whole ?? (now.parts.length ? now.total : null);
+    text(total, whole == null ? "–" : seconds(whole));
+    total.title = now.whole == null ? "the stages together" : "measured from camera to screen";
     element.setAttribute("aria-label", `${now.measured ? now.name : `paper, ${now.key.split("-")[0]}`}: ${
       now.parts.length ? now.parts.map(words).join(", ") : "not known"}`);
     keyed(bar, now.parts, (part) => part.stage, (part) => {

@@ -12,6 +12,15 @@ const WORDS = {
   "viewer.joined": "joined", "viewer.left": "left", "viewer.kicked": "was kicked from",
 };
 
+/** Titles by id, of the last that were seen: viewers' events name only the id. */
+const titles = new Map();
+
+export function remember({ id, title }) {
+  titles.delete(id);
+  if (title) titles.set(id, title);
+  if (titles.size > 2000) titles.delete(titles.keys().next().value);
+}
+
 export function openEvents(api) {
   const all = byId("events-list");
   const latest = byId("latest");
@@ -21,7 +30,9 @@ export function openEvents(api) {
 
   function line(event) {
     const data = JSON.parse(event.data);
-    const link = h("a", { href: `#broadcast=${data.broadcast}` }, data.title || data.broadcast);
+    if (data.title) remember({ id: data.broadcast, title: data.title });
+    const link = h("a", { href: `#broadcast=${data.broadcast}`, title: data.broadcast },
+      titles.get(data.broadcast) ?? data.broadcast);
     const what = WORDS[event.event] ?? event.event;
     const words = data.viewer
       ? [h("code", null, data.viewer), ` ${what} `, link]
@@ -50,6 +61,9 @@ export function openEvents(api) {
     text(hold, held ? `Go on (${waiting.length} new)` : "Hold");
   }
 
+  const none = h("li", { class: "quiet", "data-event": "" }, "Nothing has happened since this page was opened.");
+  all.append(none);
+
   const states = { opening: "connecting…", open: "listening", closed: "connection lost, trying again…" };
   api.listen("/v1/events", {
     state: (word) => text(byId("events-state"), states[word]),
@@ -63,6 +77,7 @@ export function openEvents(api) {
       }
       item.hidden = !wanted(item);
       byId("latest-none").hidden = true;
+      none.remove();
       put(latest, line(event), LATEST);
       if (hold.getAttribute("aria-pressed") === "true") {
         waiting.push(item);

@@ -1,7 +1,7 @@
 // What is written down: the audit log, keys, webhooks, users. Each `open…`
 // answers a function that looks again.
 
-import { badge, byId, confirmed, h, keyed, number, say, secret, stamp, table, text } from "./console-dom.js";
+import { badge, byId, confirmed, h, keyed, moment, number, say, secret, stamp, table, text } from "./console-dom.js";
 
 /** Does it, says so, and looks again; or says why not. */
 async function act(send, done, look) {
@@ -18,7 +18,8 @@ async function act(send, done, look) {
 
 /** Rows that do not change while they have the same key. */
 const fixed = (...cells) => ({
-  element: h("tr", null, ...cells.map((cell) => h("td", null, cell))), update() {},
+  element: h("tr", null, ...cells.map((cell) => h("td", cell.tagName === "BUTTON" ? { class: "end" } : null, cell))),
+  update() {},
 });
 
 const code = (value) => h("code", null, value);
@@ -124,7 +125,8 @@ export function openWebhooks(api) {
         state.dataset.state = now.state === "active" ? "up" : "lost";
         text(delivered, number(now.delivered));
         text(dropped, number(now.dropped));
-        text(last, now.last_error ?? (now.delivered ? "arrived" : "none yet"));
+        const when = now.last_attempt_at ? `${moment(now.last_attempt_at)}: ` : "";
+        text(last, `${when}${now.last_error ?? (now.delivered ? "arrived" : "none yet")}`);
         last.className = now.last_error ? "refusal" : "";
       } };
     });

@@ -4,9 +4,9 @@
 /** Size of the picture. */
 export const WIDE = 760;
 export const HIGH = 340;
-const EDGE = 52;
+const EDGE = 62;
 /** Nodes closer than this are moved apart. */
-const APART = 64;
+const APART = 86;
 
 /**
  * `nodes` of the API → Map of id → { x, y }, and what of the map is behind them.
@@ -102,27 +102,23 @@ function moveApart(points, high) {
 }
 
 /**
- * Who fetches from whom, as far as it is known: what nodes say of their upstream,
- * the only origin there is, and of the picked broadcast its origin and the edges
- * where somebody watches.
+ * Who fetches from whom, as far as it is known: every edge from the only origin
+ * there is; and of the picked broadcast the edges where somebody watches, through
+ * its gateway when they fetch through one.
  */
 export function links(nodes, picked) {
   const known = new Map();
-  const ids = new Set(nodes.map((node) => node.id));
+  const byId = new Map(nodes.map((node) => [node.id, node]));
   const add = (from, to, about) => {
-    if (from !== to && ids.has(from) && ids.has(to)) known.set(`${from} ${to}`, { from, to, picked: about });
+    if (from !== to && byId.has(from) && byId.has(to)) known.set(`${from} ${to}`, { from, to, picked: about });
   };
-  const origins = nodes.filter((node) => node.role === "origin" && node.state !== "lost");
-  for (const node of nodes) {
-    if (node.role !== "edge" || node.state === "lost") continue;
-    const said = [node.upstream ?? []].flat();
-    for (const other of said) add(node.id, other, false);
-    if (!said.length && origins.length === 1) add(node.id, origins[0].id, false);
-  }
+  const there = (role) => nodes.filter((node) => node.role === role && node.state !== "lost");
+  const origins = there("origin");
+  if (origins.length === 1) for (const edge of there("edge")) add(edge.id, origins[0].id, false);
   for (const edge of picked?.edges ?? []) {
-    const via = [nodes.find((node) => node.id === edge)?.upstream ?? []].flat().find((id) => ids.has(id));
-    if (via) add(edge, via, true);
-    add(via ?? edge, picked.origin, true);
+    const gateway = byId.get(edge)?.load.through_gateway > 0 && byId.has(picked.gateway) ? picked.gateway : null;
+    if (gateway) add(edge, gateway, true);
+    add(gateway ?? edge, picked.origin, true);
   }
   return [...known.values()];
 }

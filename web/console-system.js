@@ -10,11 +10,11 @@ const EVERY = 3;
 /** `picked()`: the picked broadcast's origin and edges, or nothing. */
 export function openSystem(api, picked) {
   const look = every(EVERY, api.over.signal, async () => {
-    const [{ nodes }, { live }] = await Promise.all([
-      api.get("/v1/nodes"), api.get("/v1/broadcasts?sample=0"),
+    const [{ nodes }, census] = await Promise.all([
+      api.get("/v1/nodes"), api.get("/v1/broadcasts?all=true&state=live&limit=1"),
     ]);
     nodes.sort((a, b) => b.role.localeCompare(a.role) || a.id.localeCompare(b.id, "en", { numeric: true }));
-    showTiles(nodes, live);
+    showTiles(nodes, census);
     draw(nodes, picked());
     keyed(byId("nodes"), nodes, (node) => node.id, (node) => card(api, node, () => look()));
   });
@@ -22,7 +22,7 @@ export function openSystem(api, picked) {
 
 const history = [];
 
-function showTiles(nodes, live) {
+function showTiles(nodes, { total, live }) {
   const sum = (role, of) => nodes.filter((node) => !role || node.role === role)
     .filter((node) => node.state !== "lost").reduce((all, node) => all + (node.load[of] ?? 0), 0);
   const push = sum("origin", "viewers");
@@ -32,7 +32,8 @@ function showTiles(nodes, live) {
   const up = nodes.filter((node) => node.state === "up").length;
   const away = nodes.filter((node) => node.state === "lost");
   const tiles = [
-    { name: "Live and public", value: number(live), about: some(live, "broadcast", "broadcasts") },
+    { name: "Live broadcasts", value: number(total),
+      about: total > live ? `${number(live)} public · ${number(total - live)} private` : "all of them public" },
     { name: "Viewers", value: number(push + hls), about: `${number(push)} push · ${number(hls)} HLS`, line: history },
     { name: "Sent to viewers", value: rate(sum("", "egress_bps")), about: `${sum("", "cpu").toFixed(2)} cores in use` },
     { name: "Nodes up", value: `${up} of ${nodes.length}`,
@@ -62,10 +63,10 @@ export function sparkline(wide, high) {
   }, line);
   return { element, update(values) {
     const most = Math.max(...values, 1);
-    const step = wide / Math.max(values.length - 1, 1);
-    const at = (value, index) => `${(index * step).toFixed(1)},${(high - 2 - (value / most) * (high - 4)).toFixed(1)}`;
     const drawn = values.length > 1 ? values : [...values, ...values];
-    line.setAttribute("points", drawn.map((value, index) => at(value, drawn.length === 2 ? index : index)).join(" "));
+    const step = wide / (drawn.length - 1);
+    const at = (value, index) => `${(index * step).toFixed(1)},${(high - 2 - (value / most) * (high - 4)).toFixed(1)}`;
+    line.setAttribute("points", drawn.map(at).join(" "));
   } };
 }
 
@@ -169,7 +170,8 @@ function card(api, node, look) {
     state.dataset.state = now.state;
     text(state, now.state);
     const place = now.location ? ` · ${now.location.lat.toFixed(1)}, ${now.location.lon.toFixed(1)}` : "";
-    text(about, `${now.version}${place} · ${some(load.broadcasts, "broadcast", "broadcasts")} · ${now.address}`);
+    const gateway = now.gateway_of ? ` · gateway of ${number(now.gateway_of)}` : "";
+    text(about, `${now.version}${place} · ${some(load.broadcasts, "broadcast", "broadcasts")}${gateway} · ${now.address}`);
     bars.viewers.update(load.viewers, load.viewer_capacity, load.viewer_capacity
       ? `${number(load.viewers)} of ${number(load.viewer_capacity)}` : number(load.viewers));
     bars.cpu.update(load.cpu, 4, load.cpu.toFixed(2));

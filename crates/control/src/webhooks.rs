@@ -67,6 +67,8 @@ pub struct Progress {
     pub dropped: u64,
     /// Why the last attempt failed, until one succeeds.
     pub last_error: Option<String>,
+    /// When the last attempt was over, in milliseconds since 1970.
+    pub last_attempt_ms: Option<i64>,
 }
 
 /// Why there is no new hook.

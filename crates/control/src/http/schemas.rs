@@ -231,6 +231,7 @@ fn broadcasts() -> Shapes {
                     "delivered": count("messages that arrived, of broadcasts"),
                     "dropped": count("messages given up after a day"),
                     "last_error": maybe_text("why the last attempt failed; null after success"),
+                    "last_attempt_at": maybe_time("when the last attempt was over; of broadcasts"),
                 })))}),
             ),
         ),

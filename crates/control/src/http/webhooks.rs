@@ -96,6 +96,8 @@ pub async fn list(State(panel): Shared, caller: Caller) -> Result<Json<Value>, P
             "delivered": progress.delivered,
             "dropped": progress.dropped,
             "last_error": progress.last_error,
+            "last_attempt_at":
+                progress.last_attempt_ms.map(|ms| UtcTime::from_millis(ms).rfc3339()),
         }));
     }
     Ok(Json(json!({ "webhooks": hooks })))

@@ -240,6 +240,7 @@ impl Worker {
         sequence: u64,
         outcome: Outcome,
     ) -> bool {
+        progress.last_attempt_ms = Some(now_utc().millis());
         match outcome {
             Outcome::Arrived => {
                 queue.on_done(sequence);
