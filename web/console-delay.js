@@ -8,9 +8,9 @@ const STAGES = ["upload", "chunking", "transfer", "polling", "last_mile", "buffe
 const NAMES = { last_mile: "last mile" };
 const PERCENTILES = ["p50", "p95", "p99"];
 
-/** Seconds. Upload and last mile of HLS are what remains of the whole. */
+/** Seconds. Upload and last mile of HLS are known together: what remains of the whole. */
 const PAPER = {
-  hls: { total: 11.7, stages: { upload: 0.15, chunking: 3, transfer: 0.3, polling: 1.2, last_mile: 0.15, buffering: 6.9 } },
+  hls: { total: 11.7, stages: { upload: 0.3, chunking: 3, transfer: 0.3, polling: 1.2, buffering: 6.9 } },
   push: { total: 1.4, stages: { whole: 1.4 } },
 };
 
@@ -69,7 +69,7 @@ function read(tier, percentile) {
 function numbersOf({ stage }) {
   const cells = [h("td"), h("td")];
   const element = h("tr", null, h("th", { scope: "row", "data-stage": stage }, NAMES[stage] ?? stage),
-    ...cells, h("td", { class: "quiet" }, seconds(PAPER.hls.stages[stage])));
+    ...cells, h("td", { class: "quiet" }, stage in PAPER.hls.stages ? seconds(PAPER.hls.stages[stage]) : "in upload"));
   return { element, update({ values }) {
     cells.forEach((cell, index) => text(cell, values[index] == null ? "–" : seconds(values[index])));
   } };
