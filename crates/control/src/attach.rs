@@ -14,6 +14,7 @@ use spyglass_api::control::control_server::Control;
 use spyglass_api::control::report::Report as Kind;
 use spyglass_api::control::{self, Register, Report, Update, update};
 use spyglass_api::convert::{self, Invalid};
+use spyglass_daemon::attach::CROWDS;
 use spyglass_daemon::{Shutdown, now_utc};
 use spyglass_media::{BroadcastId, Location, NodeId, UtcTime, ViewerId};
 use tokio_stream::Stream;
@@ -272,6 +273,13 @@ impl Session {
                 if panel.fleet().on_heartbeat(node, number, load, Instant::now()) {
                     info!(%node, "node is back");
                     panel.nodes_changed.notify_one();
+                }
+                if let Some(crowds) = heartbeat.crowds {
+                    let crowds = crowds.crowds.iter().take(CROWDS);
+                    let crowds = crowds
+                        .map(|crowd| Ok((convert::broadcast(&crowd.broadcast)?, crowd.estimate)))
+                        .collect::<Result<_, Invalid>>()?;
+                    panel.fleet().on_crowds(node, number, crowds);
                 }
                 Ok(())
             }

@@ -1,7 +1,8 @@
 //! Who watches what, from the leases that nodes report.
 //!
 //! A push viewer is its connection at an origin, an HLS viewer its polling at
-//! an edge; somebody who does both counts once, as push. Pure and bounded:
+//! an edge; somebody who does both counts once, as push. Who did not join is in
+//! no lease: edges estimate how many those are. Pure and bounded:
 //! beyond the limit a lease is refused and counted. Which node is alive is
 //! [`crate::fleet`], which feeds this.
 
@@ -72,6 +73,10 @@ pub struct Audience {
     by_node: HashMap<Arc<NodeId>, HashSet<(BroadcastId, ViewerId)>>,
     leases: usize,
     all: Counts,
+    /// Who did not join, as each edge estimates them.
+    crowds: HashMap<Arc<NodeId>, HashMap<BroadcastId, u32>>,
+    /// The sum of them; none is 0.
+    anonymous: HashMap<BroadcastId, u64>,
 }
 
 #[derive(Debug, Default)]
@@ -90,6 +95,8 @@ impl Audience {
             by_node: HashMap::new(),
             leases: 0,
             all: Counts::default(),
+            crowds: HashMap::new(),
+            anonymous: HashMap::new(),
         }
     }
 
@@ -157,6 +164,32 @@ impl Audience {
             self.by_broadcast.remove(&broadcast);
         }
         Some(ended)
+    }
+
+    /// About how many watch each broadcast at an edge without having joined.
+    /// Replaces what the edge said before; bounded by what a node may say.
+    pub fn on_crowds(&mut self, node: &Arc<NodeId>, crowds: HashMap<BroadcastId, u32>) {
+        for (broadcast, before) in self.crowds.remove(node).unwrap_or_default() {
+            if let Some(sum) = self.anonymous.get_mut(&broadcast) {
+                *sum -= u64::from(before);
+                if *sum == 0 {
+                    self.anonymous.remove(&broadcast);
+                }
+            }
+        }
+        let crowds: HashMap<_, _> = crowds.into_iter().filter(|(_, count)| *count > 0).collect();
+        for (broadcast, count) in &crowds {
+            *self.anonymous.entry(*broadcast).or_default() += u64::from(*count);
+        }
+        if !crowds.is_empty() {
+            self.crowds.insert(Arc::clone(node), crowds);
+        }
+    }
+
+    /// About how many watch a broadcast without having joined: the sum of the
+    /// edges' estimates, so that who has just changed edges counts twice.
+    pub fn anonymous(&self, broadcast: BroadcastId) -> u64 {
+        self.anonymous.get(&broadcast).copied().unwrap_or_default()
     }
 
     /// The keys of everything a node reported.
@@ -272,6 +305,22 @@ mod tests {
         assert!(!audience.on_begun(&edge, lease(1, 3, 0)));
         assert!(audience.on_begun(&edge, lease(1, 2, 5)), "another tier is news");
         assert_eq!((audience.refused(), audience.all().total()), (1, 2));
+    }
+
+    #[test]
+    fn edges_estimates_are_added_up_and_are_in_no_total() {
+        let (a, b) = (node("a"), node("b"));
+        let (one, two) = (lease(1, 1, 0).broadcast, lease(2, 1, 0).broadcast);
+        let mut audience = Audience::new(10);
+        audience.on_crowds(&a, HashMap::from([(one, 100), (two, 7)]));
+        audience.on_crowds(&b, HashMap::from([(one, 20), (two, 0)]));
+        assert_eq!((audience.anonymous(one), audience.anonymous(two)), (120, 7));
+        assert_eq!(audience.all(), Counts::default());
+        audience.on_crowds(&a, HashMap::from([(one, 90)]));
+        assert_eq!((audience.anonymous(one), audience.anonymous(two)), (110, 0));
+        audience.on_crowds(&a, HashMap::new());
+        audience.on_crowds(&b, HashMap::new());
+        assert!(audience.crowds.is_empty() && audience.anonymous.is_empty());
     }
 
     proptest! {

@@ -8,7 +8,7 @@
 //! Pure: time is passed in, and what must happen is returned. Streams are
 //! `attach.rs`, choosing among the nodes is [`crate::placement`].
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -320,6 +320,13 @@ impl Fleet {
         was_lost
     }
 
+    /// Who watches at an edge without having joined.
+    pub fn on_crowds(&mut self, id: &NodeId, session: u64, crowds: HashMap<BroadcastId, u32>) {
+        let Some(member) = self.speaking(id, session) else { return };
+        let node = Arc::clone(&member.id);
+        self.audience.on_crowds(&node, crowds);
+    }
+
     /// Viewers came and went on a node.
     pub fn on_leases(
         &mut self,
@@ -425,6 +432,7 @@ impl Fleet {
             self.open = [None, None];
         }
         let lose = |id: Arc<NodeId>| {
+            self.audience.on_crowds(&id, HashMap::new());
             let keys = self.audience.of_node(&id);
             let ended = keys.into_iter().filter_map(|(broadcast, viewer)| {
                 self.audience.on_ended(&id, broadcast, viewer)?.seat_lease()

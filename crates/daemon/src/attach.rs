@@ -32,7 +32,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use spyglass_api::auth::ClusterKey;
 use spyglass_api::control::{
-    BroadcastEvent, BroadcastRecord, Delay, DelayReport, Expect, Lease, Load, Node, Role,
+    BroadcastEvent, BroadcastRecord, Crowd, Delay, DelayReport, Expect, Lease, Load, Node, Role,
 };
 use spyglass_media::{BroadcastId, Location, NodeId, ViewerId};
 use spyglass_token::KeySet;
@@ -63,6 +63,9 @@ const EVENTS: usize = 1_024;
 /// Reports of delays that wait to be sent to one control; beyond it the oldest
 /// are lost to it.
 const DELAYS: usize = 64;
+
+/// Broadcasts whose anonymous viewers one heartbeat tells of.
+pub const CROWDS: usize = 2_000;
 
 /// Tells the link of one control from another's.
 type LinkId = u64;
@@ -109,6 +112,12 @@ pub struct Profile {
 pub trait Source: Send + Sync + 'static {
     /// For the next heartbeat.
     fn load(&self) -> Load;
+
+    /// Who watches here without having joined, [`CROWDS`] broadcasts at most;
+    /// none on an origin.
+    fn crowds(&self) -> Vec<Crowd> {
+        Vec::new()
+    }
 
     /// Every broadcast of this origin; empty on an edge.
     fn records(&self) -> Vec<BroadcastRecord>;

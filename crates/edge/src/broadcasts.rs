@@ -15,7 +15,8 @@ pub use asks::Found;
 pub use relay::Change;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
@@ -25,6 +26,7 @@ use tokio::sync::{broadcast, watch};
 use tracing::{debug, warn};
 
 use crate::cache::Objects;
+use crate::crowd::Crowd;
 use crate::directory::{Directory, Entry, Known, State};
 use crate::metrics::Metrics;
 use crate::outcome::CacheStatus;
@@ -38,6 +40,10 @@ use relay::Relayed;
 
 /// How often slots are looked through.
 const SWEEP: Duration = Duration::from_secs(1);
+
+/// The target duration that goes with the default chunk length, for where
+/// nothing is known.
+const USUAL: Duration = Duration::from_secs(4);
 
 /// What the edge is told to do, besides the waits of [`slot::Limits`].
 #[derive(Clone, Copy, Debug)]
@@ -102,6 +108,10 @@ pub struct Broadcast {
     wake: watch::Sender<()>,
     /// A notice or a list has come: a part may be had.
     moved: watch::Sender<()>,
+    /// Who asks without having joined, once somebody does.
+    crowd: OnceLock<Crowd>,
+    /// How many those are, as of the last sweep.
+    anonymous: AtomicU32,
 }
 
 impl Broadcast {
@@ -171,12 +181,34 @@ impl Broadcasts {
 
     // ---- what viewers ask: besides, `asks.rs`
 
+    /// Somebody who has not joined asked for a list; `hash` tells who.
+    pub fn on_anonymous(&self, id: BroadcastId, hash: u64) {
+        if let Some(broadcast) = self.slots.read().get(&id) {
+            broadcast.crowd.get_or_init(|| Crowd::new(now())).on_request(hash);
+        }
+    }
+
+    /// About how many watch each broadcast without having joined, as of the last
+    /// sweep; the `most` largest.
+    pub fn crowds(&self, most: usize) -> Vec<(BroadcastId, u32)> {
+        let slots = self.slots.read();
+        let all = slots.iter().map(|(id, broadcast)| (*id, broadcast.anonymous.load(Relaxed)));
+        let mut all: Vec<_> = all.filter(|(_, count)| *count > 0).collect();
+        drop(slots);
+        if all.len() > most {
+            all.select_nth_unstable_by_key(most, |(_, count)| std::cmp::Reverse(*count));
+            all.truncate(most);
+        }
+        // The same order each time, so that what has not changed is not told.
+        all.sort_unstable();
+        all
+    }
+
     /// How long a viewer of this broadcast counts after a request.
     pub fn lease(&self, id: BroadcastId) -> Duration {
         let broadcast = self.slots.read().get(&id).cloned();
         let target = broadcast.and_then(|broadcast| broadcast.slot.lock().target());
-        // The default chunk length's, while nothing is known.
-        3 * target.unwrap_or(Duration::from_secs(4))
+        3 * target.unwrap_or(USUAL)
     }
 
     /// Waits, for a moment, until it is clear whether the broadcast exists.
@@ -228,6 +260,8 @@ impl Broadcasts {
                 relayed: Mutex::default(),
                 wake: watch::Sender::new(()),
                 moved: watch::Sender::new(()),
+                crowd: OnceLock::new(),
+                anonymous: AtomicU32::new(0),
             })
         };
         let broadcast = Arc::clone(slots.entry(id).or_insert_with(new));
@@ -453,7 +487,12 @@ impl Broadcasts {
             let mut slot = broadcast.slot.lock();
             let over = slot.on_deadline(now);
             let forgotten = !slot.interested();
+            let target = slot.target();
             drop(slot);
+            if let Some(crowd) = broadcast.crowd.get() {
+                crowd.on_deadline(now, target.unwrap_or(USUAL));
+                broadcast.anonymous.store(crowd.estimate(), Relaxed);
+            }
             if over {
                 debug!(broadcast = %broadcast.id, "no viewer any more");
                 if let Some(source) = broadcast.source() {

@@ -6,13 +6,14 @@
 //! `respond.rs`.
 
 use std::convert::Infallible;
+use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use http::header::{ALT_SVC, CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
+use http::header::{ALT_SVC, CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, USER_AGENT};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -54,6 +55,9 @@ pub const STREAMS: u32 = 100;
 /// HTTP/2 pings: a peer that is gone is noticed.
 const PING: Duration = Duration::from_secs(20);
 
+/// Bytes of a User-Agent that tell players apart.
+const LONGEST_AGENT: usize = 256;
+
 /// How long the last answer on a kicked viewer's connection may take.
 pub const LAST_WORD: Duration = Duration::from_millis(300);
 
@@ -87,6 +91,8 @@ pub struct Handler {
     pub steering: RwLock<Arc<Steering>>,
     /// Who watches.
     pub viewers: Mutex<Viewers>,
+    /// Hashes who has not joined; of this process alone.
+    pub crowd_key: RandomState,
     /// Where they are connected.
     pub connections: Connections,
 }
@@ -176,7 +182,9 @@ impl Handler {
                 }
             }
         } else {
-            answer.await
+            let answer = answer.await;
+            self.on_anonymous(connection, object, &parts.headers, answer.0.status());
+            answer
         };
         self.metrics.request(object.resource.kind(), status);
         self.metrics.bytes.inc_by(response.body().size_hint().lower());
@@ -284,6 +292,24 @@ impl Handler {
             self.count(&viewers);
             drop(viewers);
             self.attachment.lease_begun(as_control(&lease));
+        }
+    }
+
+    /// Somebody without a token was answered. Players ask for a list again and
+    /// again; it is enough to count them there.
+    fn on_anonymous(
+        &self,
+        connection: &Connection,
+        object: Object,
+        headers: &HeaderMap,
+        status: StatusCode,
+    ) {
+        let list = matches!(object.resource, Resource::Index | Resource::Chunklist);
+        if list && (status.is_success() || status == StatusCode::NOT_MODIFIED) {
+            let agent = headers.get(USER_AGENT).map_or(&[][..], HeaderValue::as_bytes);
+            let agent = &agent[..agent.len().min(LONGEST_AGENT)];
+            let who = self.crowd_key.hash_one((connection.peer, agent));
+            self.broadcasts.on_anonymous(object.broadcast, who);
         }
     }
 

@@ -158,7 +158,8 @@ impl Server {
             Err(_) => return self.handler.metrics.closed("no_request"),
         };
         drop(shaking);
-        let state = Arc::new(Connection::new(connection.remote_address().ip(), true));
+        let state =
+            Arc::new(Connection::new(connection.remote_address().ip().to_canonical(), true));
         let _attended = Attended::new(Arc::clone(&self.handler), Arc::clone(&state), place);
         if let Some(reason) = self.serve(&connection, &state).await {
             self.handler.metrics.closed(reason);

@@ -13,13 +13,15 @@
 //!
 //! Pure machines stand in files of their own: [`slot`] (one broadcast's list),
 //! [`directory`] (what exists), [`request`] (what a path means), [`viewers`]
-//! (who watches), [`steering`] (where players may go). Tokens are `spyglass-token`, the link with control is
+//! (who watches), [`crowd`] (about how many more do), [`steering`] (where players
+//! may go). Tokens are `spyglass-token`, the link with control is
 //! `spyglass_daemon::attach`.
 
 pub mod broadcasts;
 pub mod cache;
 mod config;
 mod connections;
+pub mod crowd;
 pub mod directory;
 pub mod fetch;
 pub mod filling;
@@ -41,6 +43,7 @@ pub mod trust;
 pub mod viewers;
 pub mod watch;
 
+use std::hash::RandomState;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -48,7 +51,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, RwLock};
 use spyglass_api::MAX_MESSAGE;
 use spyglass_api::auth::{ClusterKey, Require};
-use spyglass_api::control::{BroadcastRecord, Load, Role};
+use spyglass_api::control::{BroadcastRecord, Crowd, Load, Role};
 use spyglass_api::upstream::upstream_server::UpstreamServer;
 use spyglass_daemon::admin::Admin;
 use spyglass_daemon::attach::{self, Attachment, Command, Profile};
@@ -241,6 +244,7 @@ impl Edge {
                 config.steering_seconds,
             ))),
             viewers: Mutex::new(Viewers::new(config.max_viewers)),
+            crowd_key: RandomState::new(),
             connections: Default::default(),
         });
         let watcher = Watcher {
@@ -371,6 +375,11 @@ impl attach::Source for Reports {
             relayed: u32::try_from(self.broadcasts.relayed()).unwrap_or(u32::MAX),
             through_gateway: u32::try_from(self.broadcasts.through_gateways()).unwrap_or(u32::MAX),
         }
+    }
+
+    fn crowds(&self) -> Vec<Crowd> {
+        let crowds = self.broadcasts.crowds(attach::CROWDS).into_iter();
+        crowds.map(|(id, estimate)| Crowd { broadcast: id.to_string(), estimate }).collect()
     }
 
     fn records(&self) -> Vec<BroadcastRecord> {

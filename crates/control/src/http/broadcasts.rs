@@ -78,7 +78,10 @@ pub fn operations() -> Vec<Operation> {
 
 /// What the API says of a broadcast.
 pub fn shown(panel: &Panel, record: &Record) -> Value {
-    let viewers = panel.fleet().audience().counts(record.id);
+    let (viewers, anonymous) = {
+        let fleet = panel.fleet();
+        (fleet.audience().counts(record.id), fleet.audience().anonymous(record.id))
+    };
     let at = |ms: Option<i64>| ms.map(|ms| UtcTime::from_millis(ms).rfc3339());
     json!({
         "id": record.id,
@@ -98,8 +101,7 @@ pub fn shown(panel: &Panel, record: &Record) -> Value {
             "push": viewers.push,
             "hls": viewers.hls,
             "total": viewers.total(),
-            // Edges do not report viewers who did not join.
-            "anonymous_estimate": 0,
+            "anonymous_estimate": anonymous,
         },
     })
 }

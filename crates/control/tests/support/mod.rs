@@ -15,7 +15,7 @@ use hyper_util::rt::TokioExecutor;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use spyglass_api::auth::ClusterKey;
-use spyglass_api::control::{BroadcastEvent, BroadcastRecord, Lease, Load, Phase, Role};
+use spyglass_api::control::{BroadcastEvent, BroadcastRecord, Crowd, Lease, Load, Phase, Role};
 use spyglass_control::store::Engine;
 use spyglass_control::store::embedded::{Embedded, OpenError};
 use spyglass_control::{Addresses, Config, Control};
@@ -273,11 +273,16 @@ pub fn text(value: &Value) -> String {
 pub struct Said {
     pub load: Mutex<Load>,
     pub records: Mutex<Vec<BroadcastRecord>>,
+    pub crowds: Mutex<Vec<Crowd>>,
 }
 
 impl Source for Said {
     fn load(&self) -> Load {
         *self.load.lock()
+    }
+
+    fn crowds(&self) -> Vec<Crowd> {
+        self.crowds.lock().clone()
     }
 
     fn records(&self) -> Vec<BroadcastRecord> {

@@ -252,7 +252,7 @@ impl Link {
                     Err(RecvError::Lagged(_)) => {}
                     Err(RecvError::Closed) => return End::Shutdown,
                 },
-                _ = heartbeat.tick() => outbox.heartbeat(source.load()),
+                _ = heartbeat.tick() => outbox.heartbeat(source.load(), source.crowds()),
                 _ = delta.tick() => {
                     let mut leases = shared.leases.lock();
                     while outbox.takes_deltas() && let Some(delta) = leases.delta(self.id) {

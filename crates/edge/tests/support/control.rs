@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use spyglass_api::auth::{ClusterKey, Require};
 use spyglass_api::control::control_server::{Control as Service, ControlServer};
 use spyglass_api::control::{
-    Key, Keys, Lease, Node, Nodes, Report, Revocation, Role, Update, report, update,
+    Crowd, Key, Keys, Lease, Node, Nodes, Report, Revocation, Role, Update, report, update,
 };
 use spyglass_daemon::grpc;
 use spyglass_media::{BroadcastId, ViewerId};
@@ -29,6 +29,7 @@ struct Told {
     updates: broadcast::Sender<Update>,
     nodes: Arc<Mutex<Vec<Node>>>,
     leases: Arc<Mutex<Vec<(bool, Lease)>>>,
+    crowds: Arc<Mutex<Vec<Crowd>>>,
 }
 
 impl Control {
@@ -40,6 +41,7 @@ impl Control {
             updates: broadcast::Sender::new(64),
             nodes: Arc::new(Mutex::new(nodes)),
             leases: Arc::default(),
+            crowds: Arc::default(),
         };
         let service =
             ControlServer::with_interceptor(told.clone(), Require(ClusterKey::new(KEY).unwrap()));
@@ -79,6 +81,13 @@ impl Control {
         let _ = self.told.updates.send(Update { update });
     }
 
+    /// About how many watch without having joined, as the edge said last.
+    pub fn anonymous(&self, broadcast: BroadcastId) -> u32 {
+        let crowds = self.told.crowds.lock();
+        let crowd = crowds.iter().find(|crowd| crowd.broadcast == broadcast.as_str());
+        crowd.map_or(0, |crowd| crowd.estimate)
+    }
+
     /// Viewers whose leases have begun and not ended.
     pub fn viewers(&self) -> Vec<String> {
         let mut here = Vec::new();
@@ -110,7 +119,7 @@ impl Service for Told {
             answers.send(Ok(Update { update: Some(update) })).await.unwrap();
         }
         let mut updates = self.updates.subscribe();
-        let leases = Arc::clone(&self.leases);
+        let (leases, crowds) = (Arc::clone(&self.leases), Arc::clone(&self.crowds));
         tokio::spawn(async move {
             loop {
                 tokio::select! {
@@ -125,6 +134,11 @@ impl Service for Told {
                             let mut leases = leases.lock();
                             leases.extend(delta.begun.into_iter().map(|lease| (true, lease)));
                             leases.extend(delta.ended.into_iter().map(|lease| (false, lease)));
+                        }
+                        Ok(Some(Report { report: Some(report::Report::Heartbeat(beat)) })) => {
+                            if let Some(told) = beat.crowds {
+                                *crowds.lock() = told.crowds;
+                            }
                         }
                         Ok(Some(_)) => {}
                         _ => return,
