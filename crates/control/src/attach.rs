@@ -156,6 +156,9 @@ impl Session {
         let draining = panel.fleet().is_draining(&self.node);
         updates.push(update::Update::Drain(control::Drain { draining }));
         updates.extend(panel.revocations.updates().into_iter().map(update::Update::Revocation));
+        if role == Role::Edge {
+            updates.extend(panel.named_gateways().into_iter().map(update::Update::Gateways));
+        }
         if role == Role::Origin {
             let running = panel.broadcasts.running_on(&self.node);
             updates.extend(running.iter().map(|record| update::Update::Expect(expect(record))));
@@ -348,6 +351,8 @@ fn load(load: control::Load) -> Load {
         egress_bps: load.egress_bps,
         cpu: if load.cpu.is_finite() { load.cpu.max(0.0) } else { 0.0 },
         capacity: load.viewer_capacity,
+        relayed: load.relayed,
+        through_gateway: load.through_gateway,
     }
 }
 

@@ -102,6 +102,10 @@ pub struct Load {
     pub cpu: f64,
     /// The most viewers it takes; 0: no limit.
     pub capacity: u32,
+    /// Broadcasts that other edges fetch through it.
+    pub relayed: u32,
+    /// Broadcasts that it fetches through another edge.
+    pub through_gateway: u32,
 }
 
 /// A node as operators see it.

@@ -27,6 +27,7 @@ pub mod fleet;
 mod follow;
 mod follows;
 pub mod forwarded;
+pub mod gateways;
 pub mod geo;
 mod history;
 mod http;
@@ -248,6 +249,7 @@ impl Control {
         let speaking = tokio::spawn(speaking);
         let recovery = tokio::spawn(recover::run(Arc::clone(&panel), shutdown.clone()));
         let reload = tokio::spawn(upkeep::reload(Arc::clone(&panel), shutdown.clone()));
+        let gateways = tokio::spawn(upkeep::tell_gateways(Arc::clone(&panel), shutdown.clone()));
         let keys = tokio::spawn(upkeep::tell_keys(Arc::clone(&panel), shutdown.clone()));
         let events = [
             tokio::spawn(events::write(Arc::clone(&panel), self.broadcasts, shutdown.clone())),
@@ -284,8 +286,9 @@ impl Control {
             () = stopped => Ok(()),
         };
         shutdown.trigger();
-        for task in
-            [upkeep, lists, followed, recovery, keys, reload, speaking].into_iter().chain(events)
+        for task in [upkeep, lists, followed, recovery, keys, gateways, reload, speaking]
+            .into_iter()
+            .chain(events)
         {
             if let Err(error) = task.await {
                 warn!(%error, "a task of control failed");

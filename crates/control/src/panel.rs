@@ -4,6 +4,7 @@
 //! joins them where one event concerns several: a broadcast that ends frees its
 //! seats and is ended at its origin, a kick is stored and told to every node.
 
+mod gateways;
 mod nodes;
 mod reports;
 
@@ -31,6 +32,7 @@ use crate::events::streams::Streams;
 use crate::events::viewers::Viewers;
 use crate::fleet::{Fleet, Registration, Role, SeatChange, State};
 use crate::follows::Follows;
+use crate::gateways::Gateways;
 use crate::geo::Geo;
 use crate::history::Histories;
 use crate::joined::Joined;
@@ -142,6 +144,7 @@ pub struct Panel {
     /// Where addresses are.
     pub geo: Geo,
     limits: Mutex<Limits>,
+    gateways: Mutex<Gateways>,
     /// Streams to the nodes.
     pub links: Links,
     /// What is counted.
@@ -197,6 +200,7 @@ impl Panel {
             fleet: Mutex::new(fleet),
             geo,
             limits: Mutex::new(Limits::new(config.rate_rules(), config.max_rates)),
+            gateways: Mutex::default(),
             links: Links::default(),
             nodes_changed: Notify::new(),
             started: Instant::now(),

@@ -180,6 +180,17 @@ pub async fn tell_keys(panel: Arc<Panel>, shutdown: Shutdown) {
     }
 }
 
+/// Tells every edge which gateways are other ones now.
+pub async fn tell_gateways(panel: Arc<Panel>, shutdown: Shutdown) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => {}
+            () = shutdown.requested() => return,
+        }
+        panel.name_gateways();
+    }
+}
+
 /// Tells every node of every other, whenever that list has become another.
 pub async fn tell_nodes(panel: Arc<Panel>, shutdown: Shutdown) {
     let mut told = None;

@@ -73,7 +73,10 @@ fn shown(panel: &Panel, node: &Node) -> Value {
             "egress_bps": node.load.egress_bps,
             "cpu": node.load.cpu,
             "viewer_capacity": (node.load.capacity > 0).then_some(node.load.capacity),
+            "relayed": node.load.relayed,
+            "through_gateway": node.load.through_gateway,
         },
+        "gateway_of": panel.gateways().of(&node.id),
         "version": registration.version,
         "remaining": draining.then(|| remaining(panel, node)),
     })

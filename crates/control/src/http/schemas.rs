@@ -331,6 +331,7 @@ fn broadcasts() -> Shapes {
                     "user": maybe(reference("Id")),
                     "state": reference("BroadcastState"),
                     "origin": reference("NodeName"),
+                    "gateway": maybe(reference("NodeName")),
                     "created_at": time("when it was made"),
                     "started_at": maybe_time("when its first frame came"),
                     "ended_at": maybe_time("when it ended"),
@@ -489,7 +490,10 @@ fn operation() -> Shapes {
                         "egress_bps": count("bits sent a second"),
                         "cpu": {"type": "number", "minimum": 0, "description": "1.0 is one core"},
                         "viewer_capacity": {"type": ["integer", "null"], "minimum": 1},
+                        "relayed": count("broadcasts that other edges fetch through it; of edges"),
+                        "through_gateway": count("broadcasts that it fetches through another edge"),
                     })),
+                    "gateway_of": count("broadcasts whose gateway it is named"),
                     "version": text("of its program"),
                     "remaining": maybe(object("What is left while it drains.", json!({
                         "viewers": count("who still watch there"),

@@ -36,6 +36,7 @@ pub fn shown(view: View, answer: &Value) -> String {
             Cell::new(if most == 0 { String::new() } else { bar(viewers(node), most, 12) }),
             Cell::of(&load["viewer_capacity"]),
             Cell::of(&load["broadcasts"]),
+            Cell::new(gateway(node)),
             Cell::right(rate(load["egress_bps"].as_u64().unwrap_or_default())),
             Cell::right(percent(&load["cpu"])),
             Cell::new(place),
@@ -52,6 +53,7 @@ pub fn shown(view: View, answer: &Value) -> String {
         "",
         "ROOM",
         "BROADCASTS",
+        "GATEWAY",
         "SENDS",
         "CPU",
         "LOCATION",
@@ -59,6 +61,18 @@ pub fn shown(view: View, answer: &Value) -> String {
         "VERSION",
     ];
     rows(view, &headings, &table)
+}
+
+/// Of how many broadcasts an edge is the gateway for others, and how many it
+/// fetches through another edge.
+fn gateway(node: &Value) -> String {
+    let count = |name: &str| node["load"][name].as_u64().unwrap_or_default();
+    match (count("relayed"), count("through_gateway")) {
+        (0, 0) => String::new(),
+        (relayed, 0) => format!("for {relayed}"),
+        (0, through) => format!("through others {through}"),
+        (relayed, through) => format!("for {relayed}, through others {through}"),
+    }
 }
 
 /// Begins or takes back a drain.
