@@ -7,7 +7,8 @@ use parking_lot::Mutex;
 use spyglass_api::auth::{ClusterKey, Require};
 use spyglass_api::control::control_server::{Control as Service, ControlServer};
 use spyglass_api::control::{
-    Crowd, Key, Keys, Lease, Node, Nodes, Report, Revocation, Role, Update, report, update,
+    Crowd, Gateway, Gateways, Key, Keys, Lease, Node, Nodes, Report, Revocation, Role, Update,
+    report, update,
 };
 use spyglass_daemon::grpc;
 use spyglass_media::{BroadcastId, ViewerId};
@@ -28,6 +29,7 @@ pub struct Control {
 struct Told {
     updates: broadcast::Sender<Update>,
     nodes: Arc<Mutex<Vec<Node>>>,
+    gateways: Arc<Mutex<Vec<Gateways>>>,
     leases: Arc<Mutex<Vec<(bool, Lease)>>>,
     crowds: Arc<Mutex<Vec<Crowd>>>,
 }
@@ -40,6 +42,7 @@ impl Control {
         let told = Told {
             updates: broadcast::Sender::new(64),
             nodes: Arc::new(Mutex::new(nodes)),
+            gateways: Arc::default(),
             leases: Arc::default(),
             crowds: Arc::default(),
         };
@@ -69,6 +72,26 @@ impl Control {
         *self.told.nodes.lock() = nodes;
         let nodes = Nodes { nodes: self.told.nodes.lock().clone() };
         let _ = self.told.updates.send(Update { update: Some(update::Update::Nodes(nodes)) });
+    }
+
+    /// Edges that can be fetched through, beside the nodes named so far.
+    pub fn add_edges(&self, edges: &[(&str, SocketAddr)]) {
+        let mut nodes = self.told.nodes.lock();
+        for (name, address) in edges {
+            nodes.retain(|node| node.id != *name);
+            nodes.push(Node { role: Role::Edge.into(), ..origin_node(name, *address) });
+        }
+        let nodes = Nodes { nodes: nodes.clone() };
+        let _ = self.told.updates.send(Update { update: Some(update::Update::Nodes(nodes)) });
+    }
+
+    /// Names a broadcast's gateway; nobody: none any more.
+    pub fn name(&self, broadcast: BroadcastId, gateway: &str) {
+        let gateway = Gateway { broadcast: broadcast.to_string(), node: gateway.to_owned() };
+        let update = Gateways { anew: false, gateways: vec![gateway] };
+        self.told.gateways.lock().push(update.clone());
+        let update = Some(update::Update::Gateways(update));
+        let _ = self.told.updates.send(Update { update });
     }
 
     pub fn revoke(&self, broadcast: BroadcastId, viewer: ViewerId) {
@@ -117,6 +140,11 @@ impl Service for Told {
         let nodes = Nodes { nodes: self.nodes.lock().clone() };
         for update in [update::Update::Keys(keys), update::Update::Nodes(nodes)] {
             answers.send(Ok(Update { update: Some(update) })).await.unwrap();
+        }
+        let named = self.gateways.lock().clone();
+        for named in named {
+            let update = Some(update::Update::Gateways(named));
+            answers.send(Ok(Update { update })).await.unwrap();
         }
         let mut updates = self.updates.subscribe();
         let (leases, crowds) = (Arc::clone(&self.leases), Arc::clone(&self.crowds));

@@ -7,6 +7,7 @@ pub mod client;
 pub mod control;
 pub mod http3;
 pub mod origin;
+pub mod site;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use tokio::task::JoinHandle;
 pub use client::Answer;
 pub use control::Control;
 pub use origin::{Fault, Origin};
+pub use site::Site;
 
 pub const KEY: &str = "correct-horse-battery";
 
@@ -60,6 +62,14 @@ impl Process {
         listener.set_nonblocking(true).unwrap();
         runtime.spawn(service(TcpListener::from_std(listener).unwrap()));
         drop(guard);
+        Self(Arc::new(Running(Mutex::new(Some(runtime)))))
+    }
+
+    /// Runs this alone.
+    pub fn run(work: impl Future<Output = ()> + Send + 'static) -> Self {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        let runtime = builder.worker_threads(1).enable_all().build().unwrap();
+        runtime.spawn(work);
         Self(Arc::new(Running(Mutex::new(Some(runtime)))))
     }
 
