@@ -36,3 +36,8 @@ bench-edge *args:
 soak seconds="600":
     cargo build --bin spyglass
     SPYGLASS_SOAK_SECONDS={{seconds}} cargo test -p spyglass-tests --test promises a_long_broadcast -- --nocapture
+
+# From capture to the screen: a player at PART-HOLD-BACK, hls.js in Chromium, and one that plays chunks; printed.
+bench-delay:
+    cargo build --release --bin spyglass
+    cargo test --release -p spyglass-tests --test promises what_is_shown -- --nocapture

@@ -54,7 +54,8 @@ function offerOtherPlayers(url) {
 // by itself. What is shown is as far behind as the list asks for (PART-HOLD-BACK),
 // and plays a little faster while it is further behind than that.
 const hls = window.Hls?.isSupported() ? new Hls({
-  lowLatencyMode: true, maxLiveSyncPlaybackRate: 1.1, backBufferLength: 30, enableWorker: false,
+  lowLatencyMode: true, maxLiveSyncPlaybackRate: 1.2, liveSyncOnStallIncrease: 0.2,
+  backBufferLength: 30, enableWorker: false,
 }) : null;
 // For whoever debugs in the browser's console.
 window.spyglass = { hls, errors: [] };

@@ -132,6 +132,8 @@ pub struct System {
     /// For requests.
     pub client: Client,
     listen: String,
+    /// Configuration of its edges, when they have any.
+    edge_config: Option<PathBuf>,
     dir: TempDir,
 }
 
@@ -173,6 +175,7 @@ impl System {
             ready,
             client: Client::default(),
             listen,
+            edge_config: None,
             dir,
         };
         system.wait_for_nodes().await;
@@ -181,7 +184,21 @@ impl System {
 
     /// Control, an origin and `edges` edges, each a process of its own.
     pub async fn apart(edges: usize, control_args: &[&str]) -> Self {
+        Self::apart_with(edges, control_args, None).await
+    }
+
+    /// As [`System::apart`], with a configuration file for the edges.
+    pub async fn apart_with(
+        edges: usize,
+        control_args: &[&str],
+        edge_config: Option<&str>,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
+        let edge_config = edge_config.map(|text| {
+            let file = dir.path().join("edge.toml");
+            std::fs::write(&file, text).unwrap();
+            file
+        });
         let listen = own_address();
         let mut args = service(dir.path(), "control", &[("--http", &listen), ("--grpc", &listen)]);
         args.extend(strings(&["--operator-key", OPERATOR]));
@@ -195,6 +212,7 @@ impl System {
             ready: Value::Null,
             client: Client::default(),
             listen,
+            edge_config,
             dir,
         };
         let grpc = ready["control"]["grpc"].as_str().unwrap().to_owned();
@@ -241,6 +259,9 @@ impl System {
         let mut args = service(self.dir.path(), "edge", &flags);
         let state = args.iter().position(|arg| arg == "--state").unwrap() + 1;
         args[state] = self.dir.path().join(&id).display().to_string();
+        if let Some(file) = &self.edge_config {
+            args.extend(["--config".to_owned(), file.display().to_string()]);
+        }
         Process::start(self.dir.path(), &id, &args).await
     }
 

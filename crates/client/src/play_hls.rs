@@ -5,10 +5,15 @@
 //! waits and what stalls, is [`crate::player`]. When an edge fails, the viewer
 //! goes on at the next one where it was: a sequence names the same bytes on all.
 //!
-//! Not implemented: LL-HLS (blocking reload, parts), encryption, byte ranges.
+//! Where the list offers parts and nothing else is wished, parts are played: the
+//! list is asked for by the part that comes next and the edge answers when it is
+//! there; what was had already is left out of it where it may be.
+//!
+//! Not implemented: encryption, byte ranges.
 
 mod follow;
 mod list;
+mod parts;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -49,22 +54,18 @@ pub struct Config {
     pub urls: Vec<String>,
     /// When to poll.
     pub poll: Poll,
-    /// How far before the newest chunk to begin.
-    pub prebuffer: Duration,
+    /// How far before the newest chunk to begin. `None`: where the list offers
+    /// parts, play them PART-HOLD-BACK behind its end, else 9 s.
+    pub prebuffer: Option<Duration>,
     /// How long to bear nothing but failures before giving up. An edge that
     /// answers 503 (nothing to play yet) does not fail.
     pub patience: Duration,
 }
 
 impl Config {
-    /// Paced polls, 9 s of pre-buffer, 20 s of patience.
+    /// Paced polls, low latency where it is offered, 20 s of patience.
     pub fn new(urls: Vec<String>) -> Self {
-        Self {
-            urls,
-            poll: Poll::Paced,
-            prebuffer: Duration::from_secs(9),
-            patience: Duration::from_secs(20),
-        }
+        Self { urls, poll: Poll::Paced, prebuffer: None, patience: Duration::from_secs(20) }
     }
 }
 
@@ -89,11 +90,16 @@ pub enum Event {
     Ended,
 }
 
-/// A chunk that arrived.
+/// A chunk that arrived, or a part of one.
 #[derive(Clone, Debug)]
 pub struct Chunk {
     /// Its place.
     pub sequence: u64,
+    /// Its place in its chunk, when it is a part.
+    pub part: Option<u32>,
+    /// It stands before the place where playing begins: the decoder needs it,
+    /// nobody sees it.
+    pub lead: bool,
     /// On a clock that begins with the first chunk this viewer fetched.
     pub start: MediaTime,
     /// As the list says.
@@ -124,6 +130,9 @@ pub struct Chunk {
     /// Whole seconds the list had waited in the edge.
     pub list_age: Option<u64>,
 }
+
+/// Media to hold before playing where there are no parts. The paper's app: 9 s.
+pub const PREBUFFER: Duration = Duration::from_secs(9);
 
 const MAX_LIST: usize = 2 * 1024 * 1024;
 const MAX_CHUNK: usize = 128 * 1024 * 1024;
@@ -163,7 +172,8 @@ impl HlsViewer {
         if edges.is_empty() {
             return Err(Error::BadUrl { url: String::new(), reason: "there is nothing to play" });
         }
-        let follower = Follower::new(config.prebuffer);
+        let low_latency = config.prebuffer.is_none() && config.poll == Poll::Paced;
+        let follower = Follower::new(config.prebuffer.unwrap_or(PREBUFFER), low_latency);
         Ok(Self {
             config,
             http: Http::new(),
@@ -187,7 +197,14 @@ impl HlsViewer {
         self.edges.get(self.edge).map(url::shown).unwrap_or_default()
     }
 
-    /// The next chunk, gap or end. Dropping the future loses nothing but what
+    /// How far behind the list's end to play, once that is known and when it is
+    /// parts that are played.
+    pub fn hold_back(&self) -> Option<Duration> {
+        let low_latency = self.config.prebuffer.is_none() && self.config.poll == Poll::Paced;
+        self.last.low_latency.as_ref().filter(|_| low_latency).map(|low| low.hold_back)
+    }
+
+    /// The next chunk, part, gap or end. Dropping the future loses nothing but what
     /// was already fetched of one object.
     ///
     /// # Errors
@@ -219,8 +236,14 @@ impl HlsViewer {
                 let last = list.items.last().map(|item| item.duration);
                 let random = u32::from_ne_bytes(random());
                 let poll = self.config.poll;
-                self.due =
-                    self.follower.next_poll(poll, began.into_std(), changed, last, random).into();
+                // A request that waits paces itself.
+                self.due = match self.follower.awaits(&list) {
+                    Some(_) if changed => began,
+                    _ => self
+                        .follower
+                        .next_poll(poll, began.into_std(), changed, last, random)
+                        .into(),
+                };
                 self.last = list;
                 Ok(())
             }
@@ -232,8 +255,15 @@ impl HlsViewer {
         let index = self.edges.get(self.edge).cloned().unwrap_or_default();
         let mut at = self.media.clone().unwrap_or_else(|| index.clone());
         // A multivariant playlist leads to the media playlist in one step.
+        // After a failure as anybody asks.
+        let wanted = self.media.is_some() && self.failures == 0;
+        let query = wanted.then(|| self.query()).flatten();
         for _ in 0..2 {
-            let answer = self.get(&at, MAX_LIST, LIST_WITHIN).await?;
+            let asked = match &query {
+                Some(query) => url::with_query(&at, query).map_err(Failure::from)?,
+                None => at.clone(),
+            };
+            let answer = self.get(&asked, MAX_LIST, LIST_WITHIN).await?;
             let parsed = parse(&answer.body).map_err(|reason| {
                 Failure::from(Error::BadAnswer { url: url::shown(&at), reason: reason.to_owned() })
             })?;
@@ -245,7 +275,9 @@ impl HlsViewer {
                     self.listed = utc_now();
                     self.list_age =
                         answer.headers.get(AGE).and_then(|age| age.to_str().ok()?.parse().ok());
-                    self.media = Some(answer.uri);
+                    if query.is_none() {
+                        self.media = Some(answer.uri);
+                    }
                     return Ok(list);
                 }
             }
@@ -254,6 +286,14 @@ impl HlsViewer {
             url: url::shown(&index),
             reason: "multivariant playlists name one another".to_owned(),
         }))
+    }
+
+    /// What is waited for, in the order of the letters (rule L11).
+    fn query(&self) -> Option<String> {
+        let (sequence, part) = self.follower.awaits(&self.last)?;
+        let skips = self.last.low_latency.as_ref().is_some_and(|low| low.skips);
+        let skip = if skips { "&_HLS_skip=YES" } else { "" };
+        Some(format!("_HLS_msn={sequence}&_HLS_part={part}{skip}"))
     }
 
     /// Decides what a failed load means: wait, another edge, or the end.
@@ -297,6 +337,8 @@ impl HlsViewer {
                 Ok((answer, captured)) => {
                     return Ok(Event::Chunk(Chunk {
                         sequence: next.sequence,
+                        part: next.part,
+                        lead: next.lead,
                         start: next.start,
                         duration: next.item.duration,
                         date: next.date,

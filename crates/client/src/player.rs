@@ -20,6 +20,9 @@ pub struct Config {
     /// P: media to hold before playing begins. The paper's apps: 9 s on HLS,
     /// 1 s on RTMP.
     pub prebuffer: Duration,
+    /// Begin exactly the pre-buffer before the end of what is held: what stands
+    /// before that is there for the decoder and is not shown. Else with the first.
+    pub exact: bool,
     /// Fill the buffer afresh after this long with nothing to play; `None`, the
     /// paper's simulator: the schedule never moves.
     pub restart: Option<Duration>,
@@ -35,6 +38,7 @@ impl Config {
     pub fn new(prebuffer: Duration) -> Self {
         Self {
             prebuffer,
+            exact: false,
             restart: Some(Duration::from_secs(3)),
             tolerance: Duration::from_millis(100),
             capacity: 100_000,
@@ -249,8 +253,11 @@ impl<T> Player<T> {
 
     fn start(&mut self, now: Instant) {
         let Some((_, (first, _))) = self.units.first_key_value() else { return };
-        if self.buffered() >= self.config.prebuffer {
-            let media = first.start;
+        let held = self.buffered();
+        if held >= self.config.prebuffer {
+            let excess = held.saturating_sub(self.config.prebuffer);
+            let media = first.start + if self.config.exact { excess } else { Duration::ZERO };
+            self.units.retain(|_, (unit, _)| media.since(unit.start) < unit.duration);
             self.began.get_or_insert(now);
             self.state =
                 State::Playing(Schedule { wall: now, media, cursor: media, dry_since: None });

@@ -120,6 +120,12 @@ impl std::fmt::Debug for RtmpUrl {
     }
 }
 
+/// `uri` with `query` added to its query.
+pub(crate) fn with_query(uri: &Uri, query: &str) -> Result<Uri, Error> {
+    let joint = if uri.query().is_some() { '&' } else { '?' };
+    http(&format!("{uri}{joint}{query}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

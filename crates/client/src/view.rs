@@ -42,8 +42,9 @@ pub struct Config {
     pub poll: Poll,
     /// Media to hold before playing, on push. The paper's app: 1 s.
     pub push_buffer: Duration,
-    /// Media to hold before playing, on HLS. The paper's app: 9 s.
-    pub hls_buffer: Duration,
+    /// Media to hold before playing, on HLS. The paper's app: 9 s. `None`: as
+    /// close to the end as the list allows where it offers parts, else 9 s.
+    pub hls_buffer: Option<Duration>,
     /// How often to report.
     pub report_every: Duration,
 }
@@ -55,7 +56,7 @@ impl Default for Config {
             location: None,
             poll: Poll::Paced,
             push_buffer: Duration::from_secs(1),
-            hls_buffer: Duration::from_secs(9),
+            hls_buffer: None,
             report_every: Duration::from_secs(1),
         }
     }
@@ -133,7 +134,8 @@ impl<F: FnMut(&Report) + Send> Session<'_, F> {
                 }
             }
         }
-        self.screen.tally.begin(Tier::Hls, self.config.hls_buffer, why);
+        let buffer = self.config.hls_buffer.unwrap_or(play_hls::PREBUFFER);
+        self.screen.tally.begin(Tier::Hls, buffer, why);
         self.hls(joined, stop).await
     }
 
@@ -216,12 +218,17 @@ impl<F: FnMut(&Report) + Send> Session<'_, F> {
             prebuffer: self.config.hls_buffer,
             ..play_hls::Config::new(urls)
         })?;
+        let mut close = false;
         loop {
             let event = tokio::select! {
                 event = self.screen.attend(viewer.next()) => event?,
                 () = &mut stop => return Ok(End::Stopped),
             };
             self.screen.tally.set_edge(viewer.edge());
+            if let Some(hold_back) = viewer.hold_back().filter(|_| !close) {
+                self.screen.tally.begin_close(hold_back);
+                close = true;
+            }
             match event {
                 play_hls::Event::Chunk(chunk) => self.screen.tally.on_chunk(&chunk),
                 play_hls::Event::Gap { .. } => self.screen.tally.on_gap(),

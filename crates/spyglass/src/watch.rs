@@ -52,7 +52,7 @@ struct Settings {
     #[arg(long, value_name = "LAT,LON", env = "SPYGLASS_LOCATION", allow_hyphen_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     location: Option<Location>,
-    /// Seconds of media to hold before playing [default: 1 on push, 9 on HLS]
+    /// Seconds of media to hold before playing [default: 1 on push; on HLS what the list asks for where it offers parts, else 9]
     #[arg(long, value_name = "SECONDS", env = "SPYGLASS_BUFFER")]
     #[serde(skip_serializing_if = "Option::is_none")]
     buffer: Option<f64>,
@@ -106,7 +106,7 @@ impl Settings {
             Some(WantedTier::Hls) => Choice::Hls,
         };
         if let Some(buffer) = seconds("--buffer", self.buffer)? {
-            (config.push_buffer, config.hls_buffer) = (buffer, buffer);
+            (config.push_buffer, config.hls_buffer) = (buffer, Some(buffer));
         }
         if let Some(poll) = seconds("--poll", self.poll)? {
             config.poll = Poll::Between(poll, poll);

@@ -27,7 +27,8 @@ fn length() -> Duration {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_broadcast_obeys_every_rule() {
-    let system = System::apart(2, &[]).await;
+    // One of the three is the gateway of the two others, where control names one.
+    let system = System::apart_with(3, &[], Some("upstream = \"auto\"\n")).await;
     let broadcast = system.create(json!({"title": "Nothing goes well"})).await;
     let [small, large] = ffmpeg::uneven_clips(system.dir()).map(|file| Reel::read(&file));
     let length = length();
@@ -47,6 +48,13 @@ async fn a_long_broadcast_obeys_every_rule() {
     let epochs = script.await.unwrap();
     let path = format!("/v1/broadcasts/{}/end", broadcast.id);
     system.operator(Method::POST, &path, Value::Null).await.expect(200);
+
+    let mut fetched = 0.0;
+    for edge in 0..system.edge_count() {
+        fetched += system.metric(&system.edge(edge), "spyglass_edge_fetches_total{").await;
+    }
+    let asked = system.metric(&system.origin_http(), "spyglass_origin_requests_total{").await;
+    println!("{fetched} fetches by the edges, {asked} of them reached the origin");
 
     let report = validator.await.unwrap();
     println!("{}", serde_json::to_string_pretty(&without_findings(&report)).unwrap());

@@ -27,3 +27,4 @@ mod the_console_shows_what_happens;
 mod the_demo_is_watchable;
 mod the_end_is_told;
 mod two_publishers_one_writer;
+mod what_is_shown_is_recent;

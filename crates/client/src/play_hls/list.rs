@@ -4,6 +4,11 @@ use std::time::Duration;
 
 use spyglass_media::UtcTime;
 
+use super::parts::{self, LowLatency};
+
+/// Makes of the parts at the end of a list a chunk that m3u8-rs reads.
+const OPEN: &[u8] = b"\n#EXTINF:0,\nopen\n";
+
 /// A media playlist.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct List {
@@ -12,6 +17,8 @@ pub(super) struct List {
     pub(super) sequence: u64,
     pub(super) items: Vec<Item>,
     pub(super) ended: bool,
+    /// `None` for a list that offers no parts.
+    pub(super) low_latency: Option<LowLatency>,
 }
 
 /// A chunk in a list.
@@ -47,21 +54,23 @@ pub(super) fn parse(text: &[u8]) -> Result<Playlist, &'static str> {
     if std::str::from_utf8(text).is_err() {
         return Err("the playlist is not UTF-8");
     }
-    match m3u8_rs::parse_playlist_res(text) {
+    let low_latency = std::str::from_utf8(text).ok().and_then(parts::read);
+    let extended = low_latency.is_some().then(|| [text, OPEN].concat());
+    match m3u8_rs::parse_playlist_res(extended.as_deref().unwrap_or(text)) {
         Ok(m3u8_rs::Playlist::MasterPlaylist(list)) => list
             .variants
             .into_iter()
             .find(|variant| !variant.is_i_frame && !variant.uri.is_empty())
             .map(|variant| Playlist::Variants(variant.uri))
             .ok_or("the multivariant playlist names no variant"),
-        Ok(m3u8_rs::Playlist::MediaPlaylist(list)) => Ok(Playlist::Media(media(list))),
+        Ok(m3u8_rs::Playlist::MediaPlaylist(list)) => Ok(Playlist::Media(media(list, low_latency))),
         Err(_) => Err("the answer is no playlist"),
     }
 }
 
-fn media(list: m3u8_rs::MediaPlaylist) -> List {
+fn media(list: m3u8_rs::MediaPlaylist, mut low_latency: Option<LowLatency>) -> List {
     let mut map = None;
-    let items = list
+    let mut items: Vec<Item> = list
         .segments
         .into_iter()
         .map(|segment| {
@@ -83,11 +92,23 @@ fn media(list: m3u8_rs::MediaPlaylist) -> List {
             }
         })
         .collect();
+    let skipped = low_latency.as_ref().map_or(0, |low| low.skipped);
+    let sequence = list.media_sequence.saturating_add(skipped);
+    if let Some(low) = &mut low_latency {
+        let open = items.pop();
+        let end = sequence.saturating_add(items.len() as u64);
+        low.set_dates(|wanted| {
+            let index = usize::try_from(wanted.checked_sub(sequence)?).ok()?;
+            let open = open.as_ref().filter(|_| wanted == end);
+            items.get(index).or(open)?.date
+        });
+    }
     List {
         target: Duration::from_secs(list.target_duration.clamp(1, 3600)),
-        sequence: list.media_sequence,
+        sequence,
         items,
         ended: list.end_list,
+        low_latency,
     }
 }
 

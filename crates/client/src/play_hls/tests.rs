@@ -48,7 +48,7 @@ fn viewer(urls: Vec<String>) -> HlsViewer {
     let tick = Duration::from_millis(20);
     HlsViewer::new(Config {
         poll: Poll::Between(tick, tick),
-        prebuffer: Duration::from_secs(6),
+        prebuffer: Some(Duration::from_secs(6)),
         patience: Duration::from_secs(2),
         ..Config::new(urls)
     })
@@ -212,7 +212,7 @@ async fn our_own_lists_and_chunks_are_played() {
     })
     .await;
     let mut viewer = HlsViewer::new(Config {
-        prebuffer: Duration::from_secs(60),
+        prebuffer: Some(Duration::from_secs(60)),
         ..Config::new(vec![format!("{}/live/x/index.m3u8", server.url)])
     })
     .unwrap();

@@ -42,6 +42,9 @@ pub(super) struct Tally {
 /// A frame's length before its successor tells.
 const FIRST_FRAME: Duration = Duration::from_millis(40);
 
+/// A chunk has fewer parts.
+const PARTS: u64 = 4_096;
+
 impl Tally {
     pub(super) fn new(broadcast: BroadcastId, joined: Joined, began: Instant) -> Self {
         Self {
@@ -72,6 +75,12 @@ impl Tally {
         self.tier = tier;
         self.last_frame = None;
         self.fell_back = self.fell_back.take().or(why);
+    }
+
+    /// Plays parts, exactly so far behind the end of the list.
+    pub(super) fn begin_close(&mut self, hold_back: Duration) {
+        self.before = total(self.before, self.player.stats());
+        self.player = Player::new(player::Config { exact: true, ..player::Config::new(hold_back) });
     }
 
     pub(super) fn set_edge(&mut self, edge: String) {
@@ -108,7 +117,14 @@ impl Tally {
     pub(super) fn on_chunk(&mut self, chunk: &play_hls::Chunk) {
         self.chunks += 1;
         self.bytes += chunk.bytes.len() as u64;
-        let captured = chunk.captured.or(chunk.date);
+        if chunk.lead {
+            return;
+        }
+        // A part need not begin with the key frame that has the stamp.
+        let captured = match chunk.part {
+            Some(_) => chunk.date.or(chunk.captured),
+            None => chunk.captured.or(chunk.date),
+        };
         if let (Some(captured), true) = (captured, chunk.fresh) {
             let ready = captured + chunk.duration;
             self.delays.add(Stage::Polling, between(ready, chunk.listed));
@@ -117,7 +133,8 @@ impl Tally {
         self.delays.add(Stage::LastMile, between(chunk.requested, chunk.arrived));
         let now = chunk.arrived_at.into_std();
         let tag = Tag { captured, arrived: chunk.arrived };
-        let (sequence, start, duration) = (chunk.sequence, chunk.start, chunk.duration);
+        let (start, duration) = (chunk.start, chunk.duration);
+        let sequence = chunk.sequence.saturating_mul(PARTS) + u64::from(chunk.part.unwrap_or(0));
         self.player.on_unit(now, Unit { sequence, start, duration, tag });
         self.on_time(now);
     }

@@ -24,7 +24,7 @@ fn quick(choice: Choice) -> Config {
         choice,
         poll: Poll::Between(tick, tick),
         push_buffer: Duration::ZERO,
-        hls_buffer: Duration::from_secs(6),
+        hls_buffer: Some(Duration::from_secs(6)),
         report_every: Duration::from_millis(5),
         ..Config::default()
     }
