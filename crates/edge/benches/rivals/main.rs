@@ -76,7 +76,7 @@ async fn run() {
         text += &section;
     };
     if wanted("hits") {
-        let (rounds, turn) = if quick { (2, 1) } else { (7, 2) };
+        let (rounds, turn) = if quick { (2, 1) } else { (6, 2) };
         tell(hits::run(&servers, &upstream, rounds, Duration::from_secs(turn)).await);
     }
     if wanted("herds") {
@@ -87,7 +87,7 @@ async fn run() {
     }
     if wanted("paced") {
         let sizes: &[u32] = if quick { &[300] } else { &[100, 1_000, 3_000] };
-        tell(paced::run(&servers, &upstream, sizes, if quick { 6 } else { 10 }).await);
+        tell(paced::run(&servers, &upstream, sizes, if quick { 6 } else { 12 }).await);
     }
     println!("({:.0} s; load at the end {})", began.elapsed().as_secs_f64(), machine::load());
     if let Some(file) = save {
