@@ -23,16 +23,19 @@ pub type Reset = Arc<AtomicBool>;
 pub struct Socket {
     stream: TcpStream,
     patience: Duration,
-    /// Made when a write first has to wait, and used again.
+    /// Made when a write first has to wait, and left running when it moves on:
+    /// a large answer waits many times, and a timer for each would cost as much
+    /// as the writes.
     stall: Option<Pin<Box<Sleep>>>,
-    stalled: bool,
+    /// Since when no byte was accepted.
+    since: Option<Instant>,
     reset: Reset,
 }
 
 impl Socket {
     /// A write may stand still for `patience`.
     pub fn new(stream: TcpStream, patience: Duration, reset: Reset) -> Self {
-        Self { stream, patience, stall: None, stalled: false, reset }
+        Self { stream, patience, stall: None, since: None, reset }
     }
 
     fn progress<T>(
@@ -41,16 +44,19 @@ impl Socket {
         written: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         if written.is_ready() {
-            self.stalled = false;
+            self.since = None;
             return written;
         }
-        let deadline = Instant::now() + self.patience;
-        let stall = self.stall.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
-        if !self.stalled {
-            self.stalled = true;
-            stall.as_mut().reset(deadline);
+        let end = *self.since.get_or_insert_with(Instant::now) + self.patience;
+        let stall = self.stall.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(end)));
+        loop {
+            ready!(stall.as_mut().poll(context));
+            if Instant::now() >= end {
+                break;
+            }
+            // It was set for a wait that is over.
+            stall.as_mut().reset(end);
         }
-        ready!(stall.as_mut().poll(context));
         self.reset.store(true, Ordering::Relaxed);
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer does not read")))
     }
@@ -113,6 +119,29 @@ mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
+
+    /// Each wait is shorter than the patience, all together are longer.
+    #[tokio::test]
+    async fn a_viewer_that_reads_slowly_is_not_cut() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut viewer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let patience = Duration::from_millis(1_000);
+        let mut socket = Socket::new(stream, patience, Reset::default());
+        let begun = Instant::now();
+        let writing = tokio::spawn(async move {
+            let bytes = vec![0; 1 << 20];
+            while begun.elapsed() < 3 * patience {
+                socket.write_all(&bytes).await.unwrap();
+            }
+        });
+        let mut sink = vec![0; 4 << 20];
+        while !writing.is_finished() {
+            tokio::time::sleep(patience / 20).await;
+            let _ = viewer.read(&mut sink).await.unwrap();
+        }
+        writing.await.unwrap();
+    }
 
     #[tokio::test]
     async fn a_viewer_that_does_not_read_is_reset() {

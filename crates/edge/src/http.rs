@@ -31,9 +31,11 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
+use crate::apart::Apart;
 use crate::broadcasts::{Broadcasts, Found, Refused};
 use crate::connections::{Connection, Connections, Shown};
 use crate::gate::{Gate, Place};
+use crate::head_timer::HeadTimer;
 use crate::metrics::Metrics;
 use crate::outcome::CacheStatus;
 use crate::refusal::Refusal;
@@ -382,7 +384,7 @@ pub async fn serve(
 ) {
     let mut http = auto::Builder::new(TokioExecutor::new());
     http.http1()
-        .timer(TokioTimer::new())
+        .timer(HeadTimer)
         .header_read_timeout(limits.header)
         .max_headers(HEADERS)
         .max_buf_size(HEADER_BYTES);
@@ -492,19 +494,28 @@ async fn connection<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     let mut serving = std::pin::pin!(http.serve_connection(socket, service));
     let accepted = now();
     // hyper's header time-out begins with the first byte: this is for who sends
-    // none, and for an HTTP/2 connection without requests.
+    // none, and for an HTTP/2 connection without requests. It also makes hyper
+    // look at its own (`head_timer.rs`).
     let mut check = accepted + limits.header;
     let mut last_word = false;
     let mut draining = false;
+    let signals = |check, last_word, draining| {
+        Apart::new(signal(Arc::clone(&state), shutdown.clone(), check, last_word, draining))
+    };
+    let mut waiting = signals(check, last_word, draining);
     let closed = loop {
-        tokio::select! {
+        let signal = tokio::select! {
+            biased;
             ended = serving.as_mut() => {
                 if let Err(error) = ended {
                     debug!(%error, "a viewer's connection broke");
                 }
                 break None;
             }
-            () = state.kicked.cancelled(), if !last_word => {
+            signal = &mut waiting => signal,
+        };
+        match signal {
+            Signal::Kicked => {
                 // A waiting poll gets its refusal; an open answer is cut.
                 if !state.is_active() {
                     break Some("kicked");
@@ -513,27 +524,52 @@ async fn connection<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
                 last_word = true;
                 check = now() + LAST_WORD;
             }
-            () = shutdown.requested(), if !draining => {
+            Signal::Shutdown => {
                 draining = true;
                 serving.as_mut().graceful_shutdown();
             }
-            () = tokio::time::sleep_until(check.into()) => {
+            Signal::Check => {
                 if last_word {
                     break Some("kicked");
                 }
                 let Some(last) = state.last_request() else { break Some("no_request") };
-                let quiet = now().saturating_duration_since(last);
-                if !state.is_active() && quiet >= limits.idle {
+                let now = now();
+                if !state.is_active() && now.saturating_duration_since(last) >= limits.idle {
                     serving.as_mut().graceful_shutdown();
                 }
-                check = now() + limits.idle;
+                check = (last + limits.header).max(now + limits.header / 10);
             }
         }
+        waiting = signals(check, last_word, draining);
     };
     let slow = || reset.load(Ordering::Relaxed).then_some("slow");
     if let Some(reason) = closed.or_else(slow) {
         reset.store(true, Ordering::Relaxed);
         handler.metrics.closed(reason);
+    }
+}
+
+/// What a connection is told besides what its peer sends.
+enum Signal {
+    /// Its viewer was revoked.
+    Kicked,
+    /// The edge stops.
+    Shutdown,
+    /// It is time to look whether it still does something.
+    Check,
+}
+
+async fn signal(
+    state: Arc<Connection>,
+    shutdown: Shutdown,
+    check: Instant,
+    last_word: bool,
+    draining: bool,
+) -> Signal {
+    tokio::select! {
+        () = state.kicked.cancelled(), if !last_word => Signal::Kicked,
+        () = shutdown.requested(), if !draining => Signal::Shutdown,
+        () = tokio::time::sleep_until(check.into()) => Signal::Check,
     }
 }
 

@@ -17,6 +17,7 @@
 //! may go). Tokens are `spyglass-token`, the link with control is
 //! `spyglass_daemon::attach`.
 
+mod apart;
 pub mod broadcasts;
 pub mod cache;
 mod config;
@@ -27,6 +28,7 @@ pub mod fetch;
 pub mod filling;
 pub mod gate;
 pub mod gateway;
+mod head_timer;
 mod http;
 mod http3;
 pub mod metrics;

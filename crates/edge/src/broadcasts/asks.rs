@@ -61,8 +61,8 @@ impl Broadcasts {
                         None => waited
                             .map_or(CacheStatus::Hit, |held| CacheStatus::forwarded(held, true)),
                     };
-                    let held = broadcast.slot.lock().held();
-                    let blocking = awaits.is_some() && held.is_some_and(|held| !held.ended);
+                    let goes_on = || broadcast.slot.lock().held().is_some_and(|held| !held.ended);
+                    let blocking = awaits.is_some() && goes_on();
                     return Ok(Listed { lists: list, age, status, blocking });
                 }
                 Polled { poll: Poll::TooFar, .. } => return Err(negative(Refusal::TooFar)),
