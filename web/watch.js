@@ -1,42 +1,70 @@
-// Joins as a viewer, plays from the nearest edge, and gives the place back.
-"use strict";
+// Joins as a viewer, plays from the nearest edge, says how it goes, tells control
+// what it measured, and gives the place back.
+
+import { Player } from "./watch-player.js";
 
 const id = location.pathname.split("/").filter(Boolean).pop();
 const api = `/v1/broadcasts/${encodeURIComponent(id)}`;
-const video = document.getElementById("video");
 const element = (name) => document.getElementById(name);
+const video = element("video");
 const words = {
   created: "Not live yet", live: "Live", interrupted: "Interrupted, waiting for the broadcaster",
-  ended: "Ended",
+  ended: "Ended", unknown: "Not found",
 };
-let joined = null;
+/** An edge whose picture stands for so long is left. */
+const STANDING = 8000;
 
-function say(text) {
-  const message = element("message");
-  message.textContent = text;
-  message.hidden = !text;
+let joined = null;
+/** Of the edges that were offered, the one that plays. */
+let turn = 0;
+/** How much control's clock is ahead, in milliseconds, once that is known. */
+let ahead = 0;
+
+const player = new Player(video, { refused });
+// For whoever debugs in the browser's console.
+window.spyglass = player;
+
+function put(name, text) {
+  // Said again only when it differs, so that screen readers are not kept busy.
+  if (element(name).textContent !== text) element(name).textContent = text;
+}
+
+function say(text, offer = false) {
+  put("message-text", text);
+  element("message").hidden = !text;
+  element("rejoin").hidden = !offer;
 }
 
 function showState(state) {
-  const shown = element("state");
-  if (shown.dataset.state === state) return;
-  shown.dataset.state = state;
-  shown.textContent = words[state] ?? state;
+  element("state").dataset.state = state;
+  put("state", words[state] ?? state);
 }
 
+const state = () => element("state").dataset.state;
+
+function headers() {
+  return joined ? { Authorization: `Bearer ${joined.token}` } : {};
+}
+
+/** What is known of the broadcast, every five seconds until it has ended. */
 async function look() {
   try {
-    const headers = joined ? { Authorization: `Bearer ${joined.token}` } : {};
-    const answer = await fetch(api, { headers });
+    const answer = await fetch(api, { headers: headers(), signal: AbortSignal.timeout(10000) });
     if (answer.ok) {
       const broadcast = await answer.json();
       const title = broadcast.title || "Untitled";
-      element("title").textContent = title;
+      put("title", title);
       document.title = `${title} · Spyglass`;
       showState(broadcast.state);
-      const count = broadcast.viewers.total;
-      element("viewers").textContent = count === 1 ? "· 1 viewer" : `· ${count} viewers`;
-      if (broadcast.state === "ended") return;
+      const { total, push, hls, anonymous_estimate: others } = broadcast.viewers;
+      put("viewers", `${total} joined: ${push} push, ${hls} HLS${others ? `; about ${others} more` : ""}`);
+      if (broadcast.state === "ended") {
+        for (const name of ["facts", "sound", "elsewhere"]) element(name).hidden = true;
+        say("This broadcast has ended.");
+        return;
+      }
+      if (broadcast.state === "created") say("The broadcaster has not begun. This page waits.");
+      else if (/has not begun/.test(element("message-text").textContent)) say("");
     }
   } catch {
     // Control may be away; what plays goes on without it.
@@ -44,95 +72,86 @@ async function look() {
   setTimeout(look, 5000);
 }
 
-function offerOtherPlayers(url) {
+/** Edges in the order in which they are tried. */
+const edges = () => [
+  { id: joined.edge?.id, km: joined.edge?.distance_km, hls: joined.urls.hls }, ...joined.alternates,
+];
+
+function play() {
+  const [{ hls: url }] = edges();
   element("url").value = url;
   element("command").textContent = `ffplay "${url}"`;
   element("elsewhere").hidden = false;
-}
-
-// Parts as they come, where the browser can be fed them; else whatever it plays
-// by itself. What is shown is as far behind as the list asks for (PART-HOLD-BACK),
-// and plays a little faster while it is further behind than that.
-const hls = window.Hls?.isSupported() ? new Hls({
-  lowLatencyMode: true, maxLiveSyncPlaybackRate: 1.2, liveSyncOnStallIncrease: 0.2,
-  backBufferLength: 30, enableWorker: false,
-}) : null;
-// For whoever debugs in the browser's console.
-window.spyglass = { hls, errors: [] };
-
-hls?.on(Hls.Events.ERROR, (_, { type, details, fatal }) => {
-  window.spyglass.errors.push({ type, details, fatal });
-  if (window.spyglass.errors.length > 100) window.spyglass.errors.shift();
-  if (!fatal || element("state").dataset.state === "ended") return;
-  if (type === Hls.ErrorTypes.MEDIA_ERROR) {
-    hls.recoverMediaError();
-  } else {
-    // Before the first chunk, and after a hiccup, the edge has nothing to play yet.
-    setTimeout(() => joined && load(joined.urls.hls), 2000);
-  }
-});
-
-function load(url) {
-  if (hls) {
-    hls.loadSource(url);
-    if (hls.media !== video) hls.attachMedia(video);
-  } else {
-    video.src = url;
-  }
-  video.play().catch(() => {});
-}
-
-function play(url) {
-  offerOtherPlayers(url);
-  if (!hls && !video.canPlayType("application/vnd.apple.mpegurl")) {
+  if (!player.able) {
     video.hidden = true;
     say("This browser cannot play HLS. Use another one or another player:");
     return;
   }
-  load(url);
+  turn = 0;
+  player.load(url);
 }
 
-// The same for a browser that plays by itself.
-video.addEventListener("error", () => {
-  if (hls || !joined || element("state").dataset.state === "ended") return;
-  setTimeout(() => load(joined.urls.hls), 2000);
-});
+/** The edge refuses: a kick, a token that is over, or the end. */
+function refused(status) {
+  player.stop();
+  joined = null;
+  if (status === 410 || state() === "ended") say("This broadcast has ended.");
+  else say("The edge does not let you watch any more: you were removed, or your place is over.", true);
+}
 
-// Where the broadcaster was away there is nothing to play: go on behind it.
-function overHole() {
-  const { buffered, currentTime } = video;
-  for (let i = 0; i < buffered.length; i += 1) {
-    if (buffered.start(i) > currentTime) {
-      video.currentTime = buffered.start(i) + 0.05;
-      return;
+// Chunks and numbers are the same on every edge, so the next one goes on where
+// this one stopped.
+setInterval(() => {
+  if (!joined || !player.url) return;
+  const standing = player.standing();
+  if (state() === "live" && standing > STANDING) {
+    player.watched.since = Date.now();
+    turn = (turn + 1) % edges().length;
+    if (turn === 0) join();
+    else player.load(edges()[turn].hls);
+  }
+  show(standing);
+}, 1000);
+
+function show(standing) {
+  const behind = player.behind(ahead);
+  const { id: edge, km } = edges()[turn];
+  element("facts").hidden = state() === "ended" || (!video.videoWidth && behind == null);
+  put("behind", behind == null ? "–" : standing > 2500 ? `${behind.toFixed(1)} s, waiting` : `${behind.toFixed(1)} s`);
+  put("tier", player.inParts ? "HLS, part by part" : "HLS, chunk by chunk");
+  put("edge", `${edge ?? "–"}${km == null ? "" : `, ${Math.round(km)} km`}`);
+  put("size", video.videoWidth ? `${video.videoWidth} × ${video.videoHeight}` : "sound only");
+}
+
+/** Tells control how long media waited here, and learns its clock. */
+async function report() {
+  let wait = 10;
+  const samples = joined && player.url ? player.take() : [];
+  if (samples.length) {
+    try {
+      const asked = Date.now();
+      const answer = await fetch(`${api}/viewers/${joined.viewer}/delay`, {
+        method: "POST", headers: { ...headers(), "Content-Type": "application/json" },
+        body: JSON.stringify({ tier: "hls", samples }), signal: AbortSignal.timeout(10000),
+      });
+      if (answer.ok) {
+        const { at_ms: at, every_seconds: every } = await answer.json();
+        ahead = at - (asked + Date.now()) / 2;
+        wait = Math.max(wait, every);
+      }
+    } catch {
+      // Nothing depends on it.
     }
   }
+  setTimeout(report, wait * 1000);
 }
-
-// A dead edge raises no error: the picture just stops. Chunks and numbers are
-// the same on every edge, so the next one goes on where this one stopped.
-let watched = { time: 0, since: Date.now(), turn: 0 };
-setInterval(() => {
-  if (!joined || video.paused || video.hidden || video.currentTime !== watched.time) {
-    watched = { ...watched, time: video.currentTime, since: Date.now() };
-    return;
-  }
-  if (Date.now() - watched.since > 1500) overHole();
-  if (element("state").dataset.state !== "live" || Date.now() - watched.since < 8000) return;
-  const urls = [joined.urls.hls, ...joined.alternates.map((edge) => edge.hls)];
-  watched = { time: 0, since: Date.now(), turn: watched.turn + 1 };
-  if (watched.turn % urls.length === 0) {
-    join();
-  } else {
-    load(urls[watched.turn % urls.length]);
-  }
-}, 1000);
 
 async function join() {
   let answer;
   try {
     answer = await fetch(`${api}/viewers`, {
-      method: "POST", headers: { "Content-Type": "application/json" }, body: '{"tier":"hls"}',
+      method: "POST", headers: { ...headers(), "Content-Type": "application/json" }, body: '{"tier":"hls"}',
+      signal: AbortSignal.timeout(10000),
     });
   } catch {
     say("Control does not answer. Trying again…");
@@ -143,28 +162,46 @@ async function join() {
   if (answer.ok) {
     joined = body;
     say("");
-    play(joined.urls.hls);
-    look();
+    play();
+  } else if (answer.status === 401 && joined) {
+    // The place is over: another one, as somebody new.
+    joined = null;
+    setTimeout(join, 1000);
   } else if (answer.status === 410) {
-    video.hidden = true;
+    video.hidden = !joined;
+    showState("ended");
     say("This broadcast has ended.");
-    look();
   } else if (answer.status === 404) {
     video.hidden = true;
-    showState("Not found");
+    showState("unknown");
     say("There is no such broadcast, or it is not for everybody.");
+  } else if (answer.status === 403) {
+    say(body.detail ?? "You may not watch this broadcast.");
   } else {
     say(`${body.detail ?? "Joining failed."} Trying again…`);
-    setTimeout(join, 3000);
+    setTimeout(join, Math.max(3, Number(answer.headers.get("Retry-After")) || 0) * 1000);
   }
 }
+
+element("rejoin").addEventListener("click", () => {
+  joined = null;
+  say("");
+  join();
+});
+
+element("sound").addEventListener("click", () => {
+  video.muted = false;
+  video.play().catch(() => {});
+});
+const heard = () => { element("sound").hidden = !video.muted || state() === "ended"; };
+video.addEventListener("volumechange", heard);
 
 element("copy").addEventListener("click", async () => {
   const field = element("url");
   field.select();
   try {
     await navigator.clipboard.writeText(field.value);
-    element("copy").textContent = "Copied";
+    put("copy", "Copied");
   } catch {
     // Selected: the keyboard copies it.
   }
@@ -172,9 +209,9 @@ element("copy").addEventListener("click", async () => {
 
 addEventListener("pagehide", (event) => {
   if (!joined || event.persisted) return;
-  fetch(`${api}/viewers/${joined.viewer}`, {
-    method: "DELETE", keepalive: true, headers: { Authorization: `Bearer ${joined.token}` },
-  });
+  fetch(`${api}/viewers/${joined.viewer}`, { method: "DELETE", keepalive: true, headers: headers() });
 });
 
-join();
+heard();
+join().then(look);
+report();

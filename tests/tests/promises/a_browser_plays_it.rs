@@ -1,9 +1,11 @@
 //! The pages play in a real browser: the list of what is live leads to a page
-//! whose picture moves.
+//! whose picture moves, which says how far behind it is and who watches; and who
+//! is kicked is told so and may join again.
 
 use std::time::Duration;
 
-use serde_json::json;
+use hyper::Method;
+use serde_json::{Value, json};
 use spyglass_tests::browser::Page;
 use spyglass_tests::ffmpeg::{self, Clip, Ffmpeg};
 use spyglass_tests::system::System;
@@ -23,4 +25,25 @@ async fn a_browser_plays_it() {
     let playing = "document.querySelector('video')?.currentTime > 3 \
                    && document.querySelector('video').videoWidth === 320";
     watch.wait_for(playing, Duration::from_secs(40)).await;
+
+    let limit = Duration::from_secs(20);
+    let shown = "document.getElementById('edge').textContent.startsWith('edge-1') \
+                 && parseFloat(document.getElementById('behind').textContent) > 0 \
+                 && parseFloat(document.getElementById('behind').textContent) < 10 \
+                 && document.getElementById('viewers').textContent.startsWith('1 joined')";
+    watch.wait_for(shown, limit).await;
+
+    let viewers = format!("/v1/broadcasts/{}/viewers", broadcast.id);
+    let list = system.operator(Method::GET, &viewers, Value::Null).await.expect(200).json();
+    let kicked = list["viewers"][0]["viewer"].as_str().unwrap().to_owned();
+    let kick = format!("{viewers}/{kicked}/kick");
+    system.operator(Method::POST, &kick, Value::Null).await.expect(200);
+    let told = "!document.getElementById('rejoin').hidden \
+                && document.getElementById('message').innerText.includes('removed')";
+    watch.wait_for(told, limit).await;
+    watch.eval("document.getElementById('rejoin').click()").await;
+    let again = "window.before ??= document.querySelector('video').currentTime, \
+                 Math.abs(document.querySelector('video').currentTime - window.before) > 1.5 \
+                 && document.getElementById('message').hidden";
+    watch.wait_for(again, limit).await;
 }

@@ -2,7 +2,9 @@
 //! console. They are built into the program and use the same API as everybody.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::LazyLock;
 
+use axum::body::Body;
 use axum::extract::Path;
 use axum::extract::rejection::PathRejection;
 use axum::response::Response;
@@ -27,10 +29,11 @@ macro_rules! assets {
     };
 }
 
-const ASSETS: [(&str, &str); 14] = assets![
+const ASSETS: [(&str, &str); 15] = assets![
     "style.css",
     "home.js",
     "watch.js",
+    "watch-player.js",
     "console.css",
     "console.js",
     "console-api.js",
@@ -80,19 +83,19 @@ pub fn operations() -> Vec<Operation> {
 }
 
 /// `GET /`
-pub async fn home() -> Response<String> {
+pub async fn home() -> Response {
     page(HOME)
 }
 
 /// `GET /watch/{id}`. Whether there is such a broadcast, the page asks itself:
 /// so it is the same for those that are nobody's business.
-pub async fn watch(path: Result<Path<String>, PathRejection>) -> Result<Response<String>, Problem> {
+pub async fn watch(path: Result<Path<String>, PathRejection>) -> Result<Response, Problem> {
     let id = path.ok().and_then(|Path(id)| id.parse::<BroadcastId>().ok());
     id.map(|_| page(WATCH)).ok_or_else(Problem::no_such_broadcast)
 }
 
 /// `GET /console`
-pub async fn console() -> Response<String> {
+pub async fn console() -> Response {
     let mut response = page(CONSOLE);
     let policy = HeaderValue::from_static(CONSOLE_POLICY);
     response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
@@ -104,22 +107,26 @@ pub async fn console() -> Response<String> {
 pub async fn asset(
     path: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
-) -> Result<Response<String>, Problem> {
+) -> Result<Response, Problem> {
     let wanted = path.map(|Path(name)| name).unwrap_or_default();
-    let found = ASSETS.iter().chain([&HLS]).find(|(name, _)| *name == wanted);
-    let (name, text) = found.ok_or_else(super::no_such_path)?;
+    let mut known = ASSETS.iter().chain([&HLS]).zip(TAGS.iter());
+    let found = known.find(|((name, _), _)| *name == wanted);
+    let ((name, text), tag) = found.ok_or_else(super::no_such_path)?;
     let kind = match name.rsplit_once('.') {
         Some((_, "css")) => "text/css; charset=utf-8",
         _ => "text/javascript; charset=utf-8",
     };
-    let tag = tag(text);
-    if headers.get_all(IF_NONE_MATCH).iter().any(|known| names(known, &tag)) {
+    if headers.get_all(IF_NONE_MATCH).iter().any(|known| names(known, tag)) {
         let mut response = answer(kind, "");
         *response.status_mut() = StatusCode::NOT_MODIFIED;
-        return Ok(tagged(response, &tag));
+        return Ok(tagged(response, tag));
     }
-    Ok(tagged(answer(kind, text), &tag))
+    Ok(tagged(answer(kind, text), tag))
 }
+
+/// [`tag`] of each asset, in their order: made once, since hls.js is long.
+static TAGS: LazyLock<Vec<String>> =
+    LazyLock::new(|| ASSETS.iter().chain([&HLS]).map(|(_, text)| tag(text)).collect());
 
 /// A name for exactly this text. A collision would have to be of two versions
 /// of one file of ours.
@@ -137,25 +144,25 @@ fn names(known: &HeaderValue, tag: &str) -> bool {
         .any(|one| matches!(one.trim(), "*") || one.trim().trim_start_matches("W/") == tag)
 }
 
-fn tagged(mut response: Response<String>, tag: &str) -> Response<String> {
+fn tagged(mut response: Response, tag: &str) -> Response {
     if let Ok(tag) = HeaderValue::from_str(tag) {
         response.headers_mut().insert(ETAG, tag);
     }
     response
 }
 
-fn page(text: &'static str) -> Response<String> {
+fn page(text: &'static str) -> Response {
     answer("text/html; charset=utf-8", text)
 }
 
-fn answer(kind: &'static str, text: &'static str) -> Response<String> {
+fn answer(kind: &'static str, text: &'static str) -> Response {
     let headers = [
         (CONTENT_TYPE, kind),
         (CONTENT_SECURITY_POLICY, POLICY),
         (REFERRER_POLICY, "no-referrer"),
         (CACHE_CONTROL, "no-cache"),
     ];
-    let mut response = Response::new(text.to_owned());
+    let mut response = Response::new(Body::from(text));
     for (name, value) in headers {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
     }
