@@ -20,7 +20,7 @@ const LATE_MS: u64 = 40;
 
 /// Between two clips: the last pictures of the one are shown before the first of
 /// the other.
-const APART_MS: i64 = 120;
+const APART_MS: i64 = 250;
 
 /// A clip, ready to be sent in pieces.
 #[derive(Debug)]

@@ -14,6 +14,7 @@ use http::Uri;
 use serde::Serialize;
 
 use crate::request::Http;
+use crate::request::tls::{Tls, Trust};
 use crate::validate::Error;
 use crate::validate::list::{List, MAX_LIST};
 
@@ -52,6 +53,8 @@ pub struct Options {
     pub ramp: Duration,
     /// The server's process on this machine, whose CPU time is read.
     pub pid: Option<u32>,
+    /// Whose certificates are believed, at `https://`.
+    pub trust: Trust,
 }
 
 /// Milliseconds.
@@ -104,15 +107,17 @@ pub struct Report {
 /// # Errors
 /// When the server does not answer with a playlist.
 pub async fn run(options: &Options, stop: impl Future<Output = ()>) -> Result<Report, Error> {
-    let found = crate::validate::find_list(&Http::default(), &options.url).await?;
+    let tls = options.trust.load().map_err(Error::Trust)?;
+    let found = crate::validate::find_list(&Http::new(tls.clone()), &options.url).await?;
     let began = Instant::now();
     let until = began + options.ramp + options.length;
-    let observer = tokio::spawn(observe(found.list.clone(), until));
+    let observer = tokio::spawn(observe(tls.clone(), found.list.clone(), until));
     let step = options.ramp / options.viewers.max(1);
     let viewers: Vec<_> = (0..options.viewers)
         .map(|number| {
             let start = began + step * number;
             tokio::spawn(viewer::run(
+                Http::new(tls.clone()),
                 found.list.clone(),
                 options.pace,
                 u64::from(number),
@@ -151,8 +156,8 @@ pub async fn run(options: &Options, stop: impl Future<Output = ()>) -> Result<Re
 }
 
 /// When each position first stood in the list.
-async fn observe(list: Uri, until: Instant) -> BTreeMap<(u64, u64), Instant> {
-    let http = Http::default();
+async fn observe(tls: Tls, list: Uri, until: Instant) -> BTreeMap<(u64, u64), Instant> {
+    let http = Http::new(tls);
     let mut appeared = BTreeMap::new();
     let mut due = Instant::now();
     while due < until {

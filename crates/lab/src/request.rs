@@ -1,4 +1,7 @@
-//! One HTTP request with limits, and how long it took.
+//! One HTTP request with limits, and how long it took. Connections are
+//! [`tls`]'s.
+
+pub mod tls;
 
 use std::io::Read as _;
 use std::time::{Duration, Instant};
@@ -8,15 +11,13 @@ use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING};
 use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
-/// How long a connection may take to come up.
-const CONNECT: Duration = Duration::from_secs(5);
+use self::tls::{Connector, Tls};
 
 /// A client with connections that are kept; clones share them.
-#[derive(Clone, Debug)]
-pub struct Http(Client<HttpConnector, Empty<Bytes>>);
+#[derive(Clone)]
+pub struct Http(Client<Connector, Empty<Bytes>>);
 
 /// An answer, whole.
 #[derive(Clone, Debug)]
@@ -46,8 +47,11 @@ impl Answer {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// Not an URL that can be asked.
-    #[error("{0} is no http:// URL")]
+    #[error("{0} is no http:// or https:// URL")]
     Url(String),
+    /// What is to be believed of servers cannot be read.
+    #[error("certificates: {0}")]
+    Trust(String),
     /// The connection or the exchange failed.
     #[error("{0}")]
     Failed(String),
@@ -56,20 +60,16 @@ pub enum Error {
     TimedOut(Duration),
 }
 
-impl Default for Http {
-    fn default() -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(CONNECT));
-        connector.set_nodelay(true);
+impl Http {
+    /// A client with no connection yet.
+    pub fn new(tls: Tls) -> Self {
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(30))
-            .build(connector);
+            .build(Connector::new(tls));
         Self(client)
     }
-}
 
-impl Http {
     /// GET, gzip accepted, redirects not followed.
     ///
     /// # Errors
@@ -121,7 +121,7 @@ fn unpack(packed: &[u8], limit: usize) -> Result<Bytes, Error> {
 /// as playlists go).
 ///
 /// # Errors
-/// When the result is no `http://` URL.
+/// When the result is no `http://` or `https://` URL.
 pub fn resolve(base: &Uri, reference: &str) -> Result<Uri, Error> {
     let bad = || Error::Url(reference.to_owned());
     let text = if reference.contains("://") {
@@ -144,7 +144,7 @@ pub fn resolve(base: &Uri, reference: &str) -> Result<Uri, Error> {
 /// When it is none.
 pub fn parse(text: &str) -> Result<Uri, Error> {
     let uri: Uri = text.parse().map_err(|_| Error::Url(text.to_owned()))?;
-    let fits = uri.scheme_str() == Some("http") && uri.authority().is_some();
+    let fits = matches!(uri.scheme_str(), Some("http" | "https")) && uri.authority().is_some();
     if fits { Ok(uri) } else { Err(Error::Url(text.to_owned())) }
 }
 

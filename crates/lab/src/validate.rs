@@ -23,6 +23,7 @@ use self::finding::{Finding, Findings, Rule, Severity};
 use self::judge::Judge;
 use self::list::{List, MAX_LIST, Unreadable};
 use self::media::Media;
+use crate::request::tls::Trust;
 use crate::request::{self, Answer, Http};
 
 /// For an answer that waits for nothing.
@@ -45,6 +46,8 @@ pub struct Options {
     pub urls: Vec<String>,
     /// For how long; it ends earlier when the stream does.
     pub length: Duration,
+    /// Whose certificates are believed, at `https://`.
+    pub trust: Trust,
 }
 
 /// What was seen.
@@ -108,6 +111,9 @@ pub enum Error {
         /// What went wrong.
         reason: String,
     },
+    /// Certificates cannot be read.
+    #[error(transparent)]
+    Trust(request::Error),
 }
 
 /// One server of the stream.
@@ -137,7 +143,7 @@ pub async fn run(
     stop: impl Future<Output = ()>,
     mut tell: impl FnMut(News<'_>),
 ) -> Result<Report, Error> {
-    let http = Http::default();
+    let http = Http::new(options.trust.load().map_err(Error::Trust)?);
     let mut servers = Vec::new();
     for url in &options.urls {
         servers.push(find_list(&http, url).await?);

@@ -5,6 +5,7 @@ mod support;
 
 use std::time::Duration;
 
+use spyglass_lab::request::tls::Trust;
 use spyglass_lab::validate::finding::Rule;
 use spyglass_lab::validate::{Options, Report, run};
 
@@ -12,7 +13,8 @@ use support::{Breach, Server};
 
 async fn validated(servers: &[Server], seconds: u64) -> Report {
     let urls = servers.iter().map(|server| server.url.clone()).collect();
-    let options = Options { urls, length: Duration::from_secs(seconds) };
+    let length = Duration::from_secs(seconds);
+    let options = Options { urls, length, trust: Trust::default() };
     run(&options, std::future::pending(), |_| {}).await.unwrap()
 }
 
@@ -73,6 +75,7 @@ async fn viewers_of_each_pace_see_what_the_server_shows() {
         let server = Server::start(Breach::None, parts).await;
         let second = Duration::from_secs(1);
         let options = load::Options {
+            trust: Trust::default(),
             url: server.url,
             viewers: 10,
             pace,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::bail;
 use spyglass_daemon::Shutdown;
 use spyglass_lab::load;
+use spyglass_lab::request::tls::Trust;
 use spyglass_lab::validate::finding::{Finding, Rule, Severity};
 use spyglass_lab::validate::{self, News, Options, Report};
 
@@ -48,6 +49,8 @@ pub struct Hls {
     /// The server's process on this machine, to tell its CPU time
     #[arg(long)]
     pid: Option<u32>,
+    #[command(flatten)]
+    certificates: Certificates,
     /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
@@ -71,9 +74,28 @@ pub struct Validate {
     /// Stop after this many seconds; it stops by itself when the stream ends
     #[arg(long = "for", value_name = "SECONDS", default_value_t = 60.0)]
     seconds: f64,
+    #[command(flatten)]
+    certificates: Certificates,
     /// Print one JSON object at the end instead of text
     #[arg(long)]
     json: bool,
+}
+
+/// What is believed of `https://` servers.
+#[derive(clap::Args, Debug)]
+struct Certificates {
+    /// A PEM file of certificates to believe beside the system's
+    #[arg(long, value_name = "FILE")]
+    ca: Option<std::path::PathBuf>,
+    /// Believe any certificate, for a development one
+    #[arg(long)]
+    insecure: bool,
+}
+
+impl From<Certificates> for Trust {
+    fn from(flags: Certificates) -> Self {
+        Self { ca: flags.ca, insecure: flags.insecure }
+    }
 }
 
 /// Runs a measurement.
@@ -101,6 +123,7 @@ async fn load_hls(args: Hls, shutdown: Shutdown) -> anyhow::Result<()> {
         length: duration("--for", args.seconds)?,
         ramp: duration("--ramp", args.ramp)?,
         pid: args.pid,
+        trust: args.certificates.into(),
     };
     if !args.json {
         let all = (options.ramp + options.length).as_secs_f64();
@@ -151,7 +174,8 @@ async fn validate(args: Validate, shutdown: Shutdown) -> anyhow::Result<()> {
     let urls = std::iter::once(args.url).chain(args.edges).collect();
     let mut line = (!args.json).then(StatusLine::new);
     let stop = async move { shutdown.requested().await };
-    let report = validate::run(&Options { urls, length }, stop, |news| {
+    let options = Options { urls, length, trust: args.certificates.into() };
+    let report = validate::run(&options, stop, |news| {
         let Some(line) = &mut line else { return };
         match news {
             News::Finding(finding) => line.above(&told(finding)),

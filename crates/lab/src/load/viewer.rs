@@ -45,6 +45,7 @@ pub(super) fn position(list: &List) -> (u64, u64) {
 }
 
 pub(super) async fn run(
+    http: Http,
     uri: Uri,
     pace: Pace,
     number: u64,
@@ -52,7 +53,7 @@ pub(super) async fn run(
     until: Instant,
 ) -> Tally {
     let mut viewer = Viewer {
-        http: Http::default(),
+        http,
         uri,
         pace,
         random: number,
