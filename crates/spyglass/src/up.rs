@@ -65,6 +65,11 @@ pub struct Args {
     #[command(flatten)]
     #[serde(flatten)]
     policy: Policy,
+    /// Whom edges fetch from: each broadcast's origin, or through the gateways that
+    /// control names [default: origin]
+    #[arg(long, value_name = "FROM", value_parser = ["origin", "auto"], env = "SPYGLASS_UPSTREAM")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upstream: Option<String>,
     /// For tests: edges drop every expire notice
     #[arg(long, env = "SPYGLASS_IGNORE_NOTICES", num_args = 0..=1, require_equals = true,
         default_missing_value = "true")]

@@ -19,6 +19,7 @@ mod low_latency_is_low;
 mod no_frame_before_the_token;
 mod notices_are_hints;
 mod one_control_of_two_is_enough;
+mod one_fetch_through_a_gateway;
 mod origin_restart_keeps_sequence;
 mod players_move_when_an_edge_drains;
 mod seat_101_gets_hls;

@@ -528,3 +528,47 @@ fn a_part_may_be_asked_for_when_it_is_there_or_next() {
     assert!(!slot.is_hinted(part(8, 0)));
     assert_eq!(slot.may_exist(part(6, 0)), Some(false));
 }
+
+#[test]
+fn a_gateway_that_lags_behind_the_origins_restart_is_not_heeded() {
+    let now = Instant::now();
+    // This edge has started after the origin did: it never knew process 10.
+    let mut slot = holding(now, 5);
+    assert!(!slot.on_relayed(v(9), Some(Position::closed(9)), 10));
+    assert!(!slot.believes(10) && slot.believes(ORIGIN));
+    assert_eq!(served(&slot.on_poll(now, now)), Some(5), "nothing newer is known");
+    // What the current process says is heeded, by whoever it comes.
+    slot.on_relayed(v(6), Some(Position::closed(6)), ORIGIN);
+    let fetch = slot.on_poll(now, now).fetch.unwrap();
+    assert_eq!(fetch.least, v(6));
+    // Taken for the newer process, 10 would have made this one a retired one.
+    assert_eq!(slot.on_filled(now, fetch.id, meta(6), 6), Filled::Stored);
+}
+
+#[test]
+fn what_a_gateway_had_for_a_while_ages_from_when_the_origin_vouched_for_it() {
+    let now = Instant::now();
+    let mut slot = slot(now);
+    let fetch = slot.on_poll(now, now).fetch.unwrap();
+    let kept = Meta { unconfirmed: ms(3_000), ..meta(1) };
+    let now = now + ms(10_000);
+    let fetch = slot.on_poll(now, now).fetch.unwrap_or(fetch);
+    assert_eq!(slot.on_filled(now, fetch.id, kept, 1), Filled::Stored);
+    let polled = slot.on_poll(now, now);
+    assert_eq!(polled.poll, Poll::Serve { list: 1, age: ms(3_200), aged: false });
+    // Target duration and a second, of which 3 s are gone.
+    assert!(served(&slot.on_poll(now + ms(1_999), now + ms(1_999))).is_some());
+    assert!(waits(&slot.on_poll(now + ms(2_000), now + ms(2_000))));
+}
+
+#[test]
+fn what_another_edge_has_heard_of_is_fetched() {
+    let now = Instant::now();
+    let mut slot = holding(now, 1);
+    slot.on_heard(v(3));
+    slot.on_heard(v(2));
+    let fetch = slot.on_poll(now, now).fetch.unwrap();
+    assert_eq!(fetch.least, v(3));
+    assert_eq!(slot.on_filled(now, fetch.id, meta(2), 2), Filled::TooOld);
+    assert_eq!(slot.newest(), Some((v(3), Some(Position::closed(1)), ORIGIN)));
+}

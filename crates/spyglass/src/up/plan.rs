@@ -29,6 +29,9 @@ const POLICY: [&str; 7] = [
     "geo_mmdb",
 ];
 
+/// Keys of `up` that all edges get.
+const EDGES: [&str; 2] = ["upstream", "ignore_notices"];
+
 /// The settings of `up`: its own keys, flat, and one table for each service.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -47,6 +50,7 @@ pub struct Settings<C = Table, O = Table, E = Table> {
     publish_token_seconds: Option<Value>,
     watch_token_seconds: Option<Value>,
     geo_mmdb: Option<Value>,
+    upstream: Option<Value>,
     ignore_notices: Option<bool>,
     /// How logs look.
     pub log_format: Option<log::Format>,
@@ -133,9 +137,9 @@ impl Plan {
         let ports = [("http", 8281 + index), ("grpc", 9281 + index)];
         let mut table = self.base(&id, 2 + index, &ports);
         table.insert("control".to_owned(), Value::Array(vec![control.into()]));
-        merge(&mut table, only(&self.file, &["ignore_notices"]));
+        merge(&mut table, only(&self.file, &EDGES));
         merge(&mut table, self.settings.edge.get(index).cloned().unwrap_or_default());
-        merge(&mut table, only(&self.flags, &["ignore_notices"]));
+        merge(&mut table, only(&self.flags, &EDGES));
         let places = self.settings.edge_location.iter().filter_map(|text| place(text).ok());
         for (_, location) in places.filter(|(of, _)| *of == id) {
             insert(&mut table, "location", &location.to_string());
