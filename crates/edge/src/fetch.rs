@@ -38,7 +38,7 @@ pub enum Failure {
     Unreachable,
     /// Upstream refuses the cluster key.
     Unauthenticated,
-    /// A gateway did not begin to answer in time.
+    /// A gateway did not take the request in time.
     Silent,
     /// A gateway is none for this broadcast.
     NoGateway,
@@ -122,7 +122,7 @@ pub struct Fetcher {
 
 impl Fetcher {
     /// Over this channel, objects of at most `largest` bytes, for the edge `me`.
-    /// An upstream that has not begun to answer after `patience` is given up.
+    /// An upstream that has not taken a request after `patience` is given up.
     pub fn new(channel: Client, largest: u64, me: NodeId, patience: Option<Duration>) -> Self {
         let client = UpstreamClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
         Self { client, largest, me, patience }
@@ -175,16 +175,14 @@ impl Fetcher {
         // So that the upstream stops waiting too.
         request.set_timeout(deadline.saturating_duration_since(now));
         let call = async {
-            let begin = async {
-                let mut stream = client.fetch(request).await?.into_inner();
-                let header = header(&mut stream, largest).await?;
-                Ok::<_, Failure>((stream, header))
-            };
+            let begin = client.fetch(request);
+            // A gateway takes a request at once, however long it then waits.
             let begun = match self.patience {
                 Some(patience) => tokio::time::timeout(patience, begin).await,
                 None => Ok(begin.await),
             };
-            let (mut stream, header) = begun.unwrap_or(Err(Failure::Silent))?;
+            let mut stream = begun.map_err(|_| Failure::Silent)??.into_inner();
+            let header = header(&mut stream, largest).await?;
             receive(&mut stream, header, passing).await
         };
         let outcome = tokio::time::timeout_at(deadline.into(), call).await;

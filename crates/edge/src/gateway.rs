@@ -125,9 +125,24 @@ impl Upstream for Service {
         if !self.broadcasts.vouches(id) {
             return Err(refused(Refusal::NotFound));
         }
-        let answers: Self::FetchStream = match resource {
+        // The request is taken at once, so that who asks knows that this edge
+        // lives; what is asked for may take its time.
+        let this = self.clone();
+        let least = request.least.map(Version::from).unwrap_or_default();
+        let answers = async move { this.answer(id, resource, least).await };
+        Ok(Response::new(Box::pin(futures_util::stream::once(answers).try_flatten())))
+    }
+}
+
+impl Service {
+    async fn answer(
+        &self,
+        id: BroadcastId,
+        resource: Resource,
+        least: Version,
+    ) -> Result<Answers<FetchResponse>, Status> {
+        let answers: Answers<FetchResponse> = match resource {
             Resource::Index | Resource::Chunklist => {
-                let least = request.least.map(Version::from).unwrap_or_default();
                 let listed = self.broadcasts.relay_lists(id, least).await.map_err(refused)?;
                 let (header, bodies) = describe(&listed);
                 self.count(bodies.iter().map(Bytes::len).sum());
@@ -170,11 +185,9 @@ impl Upstream for Service {
                 Err((refusal, _)) => return Err(refused(refusal)),
             },
         };
-        Ok(Response::new(answers))
+        Ok(answers)
     }
-}
 
-impl Service {
     fn count(&self, bytes: usize) {
         self.metrics.bytes.inc_by(bytes as u64);
     }

@@ -6,7 +6,7 @@
 //! if the origin could do better. So no viewer sees a gateway go.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use spyglass_media::{BroadcastId, Resource, Version};
@@ -17,6 +17,10 @@ use crate::metrics::Metrics;
 use crate::respond::Lists;
 use crate::slot::Meta;
 use crate::watch::Upstream;
+
+/// The origin must have time left when the gateway stops half way: this much, if
+/// there is as much at all.
+const LEFT: Duration = Duration::from_secs(1);
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -66,7 +70,7 @@ impl Route {
             return self.origin.fetcher().lists(id, least, deadline).await;
         };
         metrics.fetched_from(true);
-        let fetched = gateway.fetcher().lists(id, least, half(deadline)).await;
+        let fetched = gateway.fetcher().lists(id, least, spare(deadline)).await;
         let failure = match fetched {
             Ok((meta, lists)) if meta.version >= least && believed(meta.incarnation) => {
                 return Ok((meta, lists));
@@ -94,7 +98,7 @@ impl Route {
             return self.origin.fetcher().object(id, resource, deadline, passing).await;
         };
         metrics.fetched_from(true);
-        let fetched = gateway.fetcher().object(id, resource, half(deadline), passing).await;
+        let fetched = gateway.fetcher().object(id, resource, spare(deadline), passing).await;
         let failure = match fetched {
             Ok(bytes) => return Ok(bytes),
             // It has asked the origin.
@@ -116,8 +120,8 @@ impl Route {
     }
 }
 
-/// The origin must have time left when the gateway stops half way.
-fn half(deadline: Instant) -> Instant {
+fn spare(deadline: Instant) -> Instant {
     let now = tokio::time::Instant::now().into_std();
-    now + deadline.saturating_duration_since(now) / 2
+    let time = deadline.saturating_duration_since(now);
+    now + (time - LEFT.min(time / 2))
 }

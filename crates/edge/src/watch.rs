@@ -47,7 +47,7 @@ const SILENCE: Duration = Duration::from_secs(3);
 /// A gateway's: leaving one costs little.
 const GATEWAY_SILENCE: Duration = Duration::from_secs(2);
 
-/// A gateway that has not begun to answer a fetch by then is passed over.
+/// A gateway that has not taken a fetch by then is passed over.
 const PATIENCE: Duration = Duration::from_millis(700);
 
 /// Messages that may wait for an origin that reads slowly.

@@ -70,8 +70,9 @@ async fn one_fetch_through_a_gateway() {
             let node = nodes.iter().find(|node| node["id"] == id).unwrap();
             node["load"][name].as_u64().unwrap()
         };
-        let through =
-            (0..EDGES).filter(|edge| *edge != gateway).all(|edge| load(edge, "through_gateway") == 1);
+        let through = (0..EDGES)
+            .filter(|edge| *edge != gateway)
+            .all(|edge| load(edge, "through_gateway") == 1);
         (through && load(gateway, "relayed") == 1).then_some(())
     })
     .await;
