@@ -41,6 +41,8 @@ pub struct Config {
     /// HTTPS for viewers beside HTTP; absent: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub https: Option<SocketAddr>,
+    /// HTTP/3 on the UDP port of HTTPS's number; whoever comes by HTTPS is told.
+    pub http3: bool,
     /// The certificate chain of HTTPS, PEM; absent: a development certificate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_cert: Option<PathBuf>,
@@ -128,6 +130,7 @@ impl Default for Config {
             id: None,
             http: loopback(8281),
             https: None,
+            http3: true,
             tls_cert: None,
             tls_key: None,
             grpc: loopback(9281),

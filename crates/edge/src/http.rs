@@ -368,8 +368,8 @@ fn has_body(headers: &HeaderMap) -> bool {
 pub struct Tls {
     /// Shakes hands.
     pub acceptor: TlsAcceptor,
-    /// Where HTTP/3 is (RFC 7838).
-    pub alternative: HeaderValue,
+    /// Where HTTP/3 is, if it is (RFC 7838).
+    pub alternative: Option<HeaderValue>,
 }
 
 /// Serves viewers until `shutdown`; then those connections that are idle close
@@ -456,7 +456,7 @@ impl Server {
         match tokio::time::timeout(self.limits.header, tls.acceptor.accept(socket)).await {
             Ok(Ok(stream)) => {
                 let state = Connection::new(self.peer, true);
-                connection(self, state, stream, reset, place, Some(tls.alternative)).await
+                connection(self, state, stream, reset, place, tls.alternative).await
             }
             Ok(Err(error)) => {
                 debug!(%error, "TLS handshake");

@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use h3::error::Code;
 use h3::server::RequestResolver;
-use http::HeaderValue;
 use http::header::{CONNECTION, CONTENT_LENGTH, DATE};
+use http::{HeaderValue, Uri};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use quinn::crypto::rustls::QuicServerConfig;
@@ -54,8 +54,13 @@ const HANDSHAKES: usize = 64;
 /// Attempts that may wait for us, and bytes that they may hold.
 const ATTEMPTS: (usize, u64, u64) = (1_024, 16 * 1024, 16 * 1024 * 1024);
 
-/// What TLS answers by HTTP/1.1 and HTTP/2 say of this port: for a day.
-pub fn alternative(port: u16) -> HeaderValue {
+/// What answers by HTTP/1.1 and HTTP/2 over TLS say of HTTP/3, for a day: it is
+/// on the port by which players come, which is this listener's unless they are
+/// told another one in `public`.
+pub fn alternative(public: Option<&str>, listener: u16) -> HeaderValue {
+    let public = public.and_then(|url| url.parse::<Uri>().ok());
+    let public = public.filter(|url| url.scheme_str() == Some("https"));
+    let port = public.map_or(listener, |url| url.port_u16().unwrap_or(443));
     let value = format!("h3=\":{port}\"; ma=86400").parse();
     value.unwrap_or(HeaderValue::from_static("clear"))
 }
@@ -379,6 +384,18 @@ async fn within<E>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_alternative_is_on_the_port_by_which_players_come() {
+        for (public, expected) in [
+            (None, "h3=\":8481\"; ma=86400"),
+            (Some("http://edge.example.com:80"), "h3=\":8481\"; ma=86400"),
+            (Some("https://edge.example.com"), "h3=\":443\"; ma=86400"),
+            (Some("https://edge.example.com:9000"), "h3=\":9000\"; ma=86400"),
+        ] {
+            assert_eq!(alternative(public, 8481), expected);
+        }
+    }
 
     #[test]
     fn a_data_frame_says_how_long_it_is() {

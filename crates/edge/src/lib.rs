@@ -113,7 +113,7 @@ pub enum Error {
     #[error(transparent)]
     Tls(#[from] tls::Error),
     /// HTTP/3 cannot be served.
-    #[error("HTTP/3: {0}")]
+    #[error("HTTP/3: {0}; http3 = false does without it")]
     Quic(std::io::Error),
     /// The link with control could not be set up.
     #[error(transparent)]
@@ -147,7 +147,7 @@ pub struct Edge {
     metrics: Metrics,
     http: TcpListener,
     grpc: TcpListener,
-    https: Option<(TcpListener, UdpSocket, Identity)>,
+    https: Option<(TcpListener, Option<UdpSocket>, Identity)>,
     separate_admin: Option<TcpListener>,
 }
 
@@ -177,7 +177,13 @@ impl Edge {
         let mut addresses = Addresses { id, http: public, https: None, grpc: public_grpc, health };
         let mut https = None;
         if let Some(address) = config.https {
-            let (listener, udp) = listen::tcp_and_udp("--https", address).await?;
+            let (listener, udp) = match config.http3 {
+                true => {
+                    let (tcp, udp) = listen::tcp_and_udp("--https", address).await?;
+                    (tcp, Some(udp))
+                }
+                false => (listen::tcp("--https", address).await?, None),
+            };
             let url = public_url(None, "https", &listener, "");
             let (cert, key) = (config.tls_cert.as_deref(), config.tls_key.as_deref());
             let host = address.ip().to_string();
@@ -302,16 +308,18 @@ impl Edge {
         let mut serving = JoinSet::new();
         if let Some((listener, udp, identity)) = self.https {
             tokio::spawn(identity.clone().follow(shutdown.clone()));
-            let config = identity.server_config(&[b"h2", b"http/1.1"]);
-            let alternative = http3::alternative(listener.local_addr().map_or(0, |it| it.port()));
-            let tls = Tls { acceptor: TlsAcceptor::from(Arc::new(config)), alternative };
-            let endpoint = http3::open(udp, &identity, limits).map_err(Error::Quic)?;
-            let (over_tls, over_quic) = (Arc::clone(&handler), Arc::clone(&handler));
-            let (tls_gate, quic_gate) = (gate.clone(), gate.clone());
-            let stop = shutdown.clone();
-            serving.spawn(http::serve(listener, Some(tls), over_tls, tls_gate, limits, stop));
-            let stop = shutdown.clone();
-            serving.spawn(http3::serve(endpoint, over_quic, quic_gate, limits, stop));
+            let port = listener.local_addr().map_or(0, |it| it.port());
+            let alternative =
+                udp.is_some().then(|| http3::alternative(config.public_http.as_deref(), port));
+            let over_tcp = identity.server_config(&[b"h2", b"http/1.1"]);
+            let tls = Tls { acceptor: TlsAcceptor::from(Arc::new(over_tcp)), alternative };
+            if let Some(udp) = udp {
+                let endpoint = http3::open(udp, &identity, limits).map_err(Error::Quic)?;
+                let (handler, gate, stop) = (Arc::clone(&handler), gate.clone(), shutdown.clone());
+                serving.spawn(http3::serve(endpoint, handler, gate, limits, stop));
+            }
+            let (handler, gate, stop) = (Arc::clone(&handler), gate.clone(), shutdown.clone());
+            serving.spawn(http::serve(listener, Some(tls), handler, gate, limits, stop));
         }
         serving.spawn(http::serve(self.http, None, handler, gate, limits, shutdown.clone()));
         let serving = async {

@@ -2,6 +2,10 @@
 
 mod support;
 
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, Bytes};
@@ -14,6 +18,7 @@ use spyglass_media::{Position, ViewerId};
 use support::client::{ask, get_tls};
 use support::http3::{Http3, read};
 use support::{World, id};
+use tokio::net::UdpSocket;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -224,6 +229,74 @@ async fn an_edge_that_stops_lets_answers_end() {
     };
     tokio::join!(world.stop_edge(), reading);
     assert!(stopped.elapsed() < 2 * SECOND, "{:?}", stopped.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_more_urgent_overtakes_the_rest_of_its_connection() {
+    let (world, certificate) = world().await;
+    world.origin.put(id(1), 2, Bytes::from(vec![5; 900_000]));
+    world.until(&world.list(), |answer| answer.text().contains("revision 2\n")).await;
+    world.origin.put(id(1), 3, Bytes::from(vec![6; 450_000]));
+    world.until(&world.list(), |answer| answer.text().contains("revision 3\n")).await;
+    // Both are here: nothing is waited for but the way.
+    assert_eq!(world.get(&world.chunk(2)).await.body.len(), 900_000);
+    assert_eq!(world.get(&world.chunk(3)).await.body.len(), 450_000);
+    let urgent: &[(&str, &str)] = &[("priority", "u=1")];
+    for (headers, overtakes) in [(urgent, true), (&[][..], false)] {
+        let relay = narrow(world.https.unwrap()).await;
+        let mut client = Http3::open(relay, &certificate).await;
+        let mut first = client.begin(Method::GET, &world.chunk(2), &[]).await.unwrap();
+        first.recv_response().await.unwrap();
+        let of_first = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&of_first);
+        let reading = tokio::spawn(async move {
+            while let Ok(Some(bytes)) = first.recv_data().await {
+                count.fetch_add(bytes.remaining(), Ordering::Relaxed);
+            }
+        });
+        let mut second = client.begin(Method::GET, &world.chunk(3), headers).await.unwrap();
+        assert_eq!(read(&mut second).await.unwrap().body.len(), 450_000);
+        let of_first = of_first.load(Ordering::Relaxed);
+        assert_eq!(of_first < 250_000, overtakes, "{of_first} bytes of the first, {headers:?}");
+        reading.abort();
+    }
+}
+
+/// A way to `edge` that takes 8 Mbit/s towards the one client who uses it and
+/// holds few packets: what must wait, waits at the edge.
+async fn narrow(edge: SocketAddr) -> SocketAddr {
+    let [here, there] = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0"));
+    let (here, there) = (here.await.unwrap(), there.await.unwrap());
+    there.connect(edge).await.unwrap();
+    let address = here.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut up, mut down) = (vec![0; 2_048], vec![0; 2_048]);
+        let mut held = VecDeque::new();
+        let mut client = None;
+        let mut beat = tokio::time::interval(Duration::from_millis(5));
+        loop {
+            tokio::select! {
+                came = here.recv_from(&mut up) => {
+                    let Ok((length, from)) = came else { return };
+                    client = Some(from);
+                    let _ = there.send(&up[..length]).await;
+                }
+                came = there.recv(&mut down) => {
+                    let Ok(length) = came else { return };
+                    if held.len() < 32 {
+                        held.push_back(down[..length].to_vec());
+                    }
+                }
+                _ = beat.tick() => {
+                    let Some(client) = client else { continue };
+                    for packet in held.drain(..held.len().min(4)) {
+                        let _ = here.send_to(&packet, client).await;
+                    }
+                }
+            }
+        }
+    });
+    address
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -57,3 +57,17 @@ async fn who_does_not_shake_hands_is_cut() {
     );
     assert_eq!(world.get(&world.list()).await.status, 200);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_http3_nothing_is_said_of_it_and_the_udp_port_is_free() {
+    let world = World::with(|config| {
+        config.https = Some("127.0.0.1:0".parse().unwrap());
+        config.http3 = false;
+    })
+    .await;
+    let https = world.https.unwrap();
+    let certificate = std::fs::read(world.state.path().join("development-cert.pem")).unwrap();
+    let (answer, _) = get_tls(https, &certificate, &["h2"], "/healthz").await;
+    assert_eq!((answer.status, answer.header("alt-svc")), (200, ""));
+    std::net::UdpSocket::bind(https).unwrap();
+}
