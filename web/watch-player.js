@@ -11,6 +11,8 @@ export class Player {
     this.video = video;
     this.url = "";
     this.moments = [];
+    /** The shortest wait for a first byte, in milliseconds. */
+    this.shortest = Infinity;
     // What is shown is as far behind as the list asks for (PART-HOLD-BACK), and
     // plays a little faster while it is further behind than that.
     this.hls = window.Hls?.isSupported() ? new window.Hls({
@@ -68,9 +70,19 @@ export class Player {
       if (frag.type !== "main" || this.video.paused) return;
       const buffering = (part ?? frag).start - this.video.currentTime;
       if (!(buffering >= 0 && buffering <= 300)) return;
-      this.moments.push({ buffering });
+      this.moments.push({ buffering, last_mile: this.#lastMile((part ?? frag).stats?.loading) });
       if (this.moments.length > KEPT) this.moments.shift();
     });
+  }
+
+  /**
+   * Seconds from the edge to here, by one clock: half of the shortest way there
+   * and back, and the body. The wait for what is not made yet is the edge's.
+   */
+  #lastMile(times) {
+    if (!times?.first || times.end < times.first) return null;
+    this.shortest = Math.min(this.shortest, times.first - times.start);
+    return Math.min(300, (times.end - times.first + this.shortest / 2) / 1000);
   }
 
   /** What was measured since this was asked last. */
