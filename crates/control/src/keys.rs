@@ -6,10 +6,9 @@
 //! still offer it. Other controls of the same store change keys too: what they
 //! write comes in through [`Keys::on_change`].
 //!
-//! A control whose store was lost makes new keys, and adopts from its nodes the
-//! public halves of the old, so that tokens in people's hands stay good for as
-//! long as they would have.
+//! What a control whose store was lost takes back from its nodes is [`adopt`].
 
+mod adopt;
 mod stored;
 #[cfg(test)]
 mod tests;
@@ -26,9 +25,10 @@ use parking_lot::Mutex;
 use spyglass_api::control;
 use spyglass_daemon::random;
 use spyglass_media::{BroadcastId, UtcTime};
-use spyglass_token::{Grant, KeySet, MAX_KEYS, PublicKey, SigningKey, is_key_id};
+use spyglass_token::{Grant, KeySet, MAX_KEYS, PublicKey, SigningKey};
 use tokio::sync::watch;
 
+use self::adopt::{ADOPTION, MAX_ADOPTED};
 use self::stored::{Name, Stored, bytes32, json, unreadable};
 use crate::keyring::{Keyring, Shown};
 use crate::store::{self, Change, Revision, Store, list_all};
@@ -37,13 +37,6 @@ const NAME: &str = "meta/store";
 
 /// What the names of keys in the store begin with.
 const PREFIX: &str = "keys/";
-
-/// How long a new store adopts, and how long what it adopts is good: as long as
-/// a publish token lives by default.
-const ADOPTION: Duration = Duration::from_secs(24 * 3600);
-
-/// Keys adopted at most.
-const MAX_ADOPTED: usize = 16;
 
 /// Keys of our own at most, so that with adopted ones all verify everywhere.
 const MAX_OWN: usize = MAX_KEYS - MAX_ADOPTED;
@@ -311,12 +304,6 @@ impl Keys {
         }
     }
 
-    /// The store was made less than a day ago, perhaps because the one before
-    /// was lost.
-    pub fn is_new(&self, now: UtcTime) -> bool {
-        now.since(UtcTime::from_millis(self.name.created_at_ms)) < ADOPTION
-    }
-
     /// Tokens live this long from now on.
     pub fn on_life(&self, life: Duration) {
         self.life_ms.store(millis(life), Ordering::Relaxed);
@@ -411,69 +398,6 @@ impl Keys {
             }
         }
         Err(store::Error::Conflict.into())
-    }
-
-    /// Takes over what a node holds that this store, being new, does not know:
-    /// keys to verify with, and keys to refuse. True when there was any.
-    pub async fn adopt(
-        &self,
-        offered: &[control::Key],
-        revoked: &[String],
-        now: UtcTime,
-    ) -> Result<bool, store::Error> {
-        if !self.is_new(now) {
-            return Ok(false);
-        }
-        let mut adopted = false;
-        for id in revoked.iter().take(MAX_KEYS) {
-            let held = self.held.lock().ring.get(id);
-            match held {
-                Some(dates) if dates.revoked => {}
-                Some(_) => match self.revoke(id, now).await {
-                    Ok(_) | Err(Error::Unknown) => adopted = true,
-                    Err(Error::Store(error)) => return Err(error),
-                    Err(_) => {}
-                },
-                None => {
-                    let mark = Stored::foreign([0; 32], now, true);
-                    adopted |= self.take(id, &mark).await?;
-                }
-            }
-        }
-        for key in offered {
-            let Ok(bytes) = <[u8; 32]>::try_from(&key.public_key[..]) else { continue };
-            let stored = Stored::foreign(bytes, now, false);
-            if self.take(&key.id, &stored).await? {
-                adopted = true;
-                tracing::info!(key = key.id, "adopted a key of an earlier control, to verify only");
-            }
-        }
-        Ok(adopted)
-    }
-
-    /// Writes what a node offered, unless it is known or there is too much.
-    async fn take(&self, id: &str, stored: &Stored) -> Result<bool, store::Error> {
-        {
-            let held = self.held.lock();
-            let foreign =
-                |key: &Shown| key.dates.signs_from.is_none() && key.dates.revoked == stored.revoked;
-            let full =
-                held.ring.shown(UtcTime::from_millis(0)).iter().filter(|key| foreign(key)).count()
-                    >= MAX_ADOPTED;
-            if full || held.ring.get(id).is_some() || !is_key_id(id) {
-                return Ok(false);
-            }
-        }
-        match self.store.create(&format!("{PREFIX}{id}"), json(stored)).await {
-            Ok(revision) => {
-                self.held.lock().put(id, stored, revision)?;
-                self.tell();
-                Ok(true)
-            }
-            // Another node brought it meanwhile.
-            Err(store::Error::Exists) => Ok(false),
-            Err(error) => Err(error),
-        }
     }
 
     /// Looks at the time: drops keys whose time is over, notes longer lives of

@@ -90,6 +90,23 @@ async fn who_cannot_be_pushed_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_private_broadcast_names_only_people_there_are() {
+    let world = World::start().await;
+    let _origin = world.node("origin-1", Role::Origin, None).await;
+    let (ann, _) = world.user("Ann").await;
+    let (gone, _) = world.user("Gone").await;
+    world.operator("DELETE", &format!("/v1/users/{gone}"), Value::Null).await.expect(204);
+    for nobody in ["0123456789abc", gone.as_str()] {
+        let body = json!({"title": "secret", "private_to": [ann, nobody]});
+        let detail = world.operator("POST", "/v1/broadcasts", body).await.problem(400);
+        assert!(detail.contains("`private_to`") && detail.contains(nobody), "{detail}");
+    }
+    for named in [json!([ann]), json!([])] {
+        world.create(OPERATOR, json!({"title": "secret", "private_to": named})).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_closed_broadcast_is_listed_and_cannot_be_watched_unseen() {
     let world = World::start().await;
     let mut origin = world.node("origin-1", Role::Origin, None).await;

@@ -171,7 +171,8 @@ impl Config {
     /// Keys that take effect without a restart when the file is read again
     /// (SIGHUP), for connections that come after it. A change of any other is
     /// told in the log and waits.
-    pub const RELOADED: &[&str] = &["max_connections", "max_connections_per_address"];
+    pub const RELOADED: &[&str] =
+        &["max_connections", "max_connections_per_address", "max_viewers"];
 
     pub(crate) fn broadcast_limits(&self) -> crate::broadcasts::Limits {
         crate::broadcasts::Limits {

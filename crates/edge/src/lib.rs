@@ -303,7 +303,7 @@ impl Edge {
         self.admin.ready().set("starting", true);
         info!(%id, http = self.addresses.http, "edge is ready");
         let gate = Gate::new(config.max_connections, config.max_connections_per_address);
-        until(tokio::spawn(relimit(self.live.clone(), gate.clone())));
+        until(tokio::spawn(relimit(self.live.clone(), Arc::clone(&handler), gate.clone())));
         let limits = config.http_limits();
         let mut serving = JoinSet::new();
         if let Some((listener, udp, identity)) = self.https {
@@ -452,12 +452,13 @@ async fn obey(mut commands: mpsc::Receiver<Command>) {
     }
 }
 
-/// Gives the gate the limits of a configuration that was read again.
-async fn relimit(live: Live<Config>, gate: Gate) {
+/// Puts the limits of a configuration that was read again in effect.
+async fn relimit(live: Live<Config>, handler: Arc<Handler>, gate: Gate) {
     let mut changes = live.changes();
     loop {
         let now = live.get();
         gate.set_limits(now.max_connections, now.max_connections_per_address);
+        handler.viewers.lock().set_most(now.max_viewers);
         if changes.changed().await.is_err() {
             return;
         }

@@ -61,6 +61,11 @@ impl Viewers {
         Self { most, seen: HashMap::new(), next_sweep: None }
     }
 
+    /// Counts at most this many from now on; nobody who counts stops to.
+    pub fn set_most(&mut self, most: usize) {
+        self.most = most;
+    }
+
     /// The holder of a token asked for something; it counts for `lease` from now
     /// on. Some when it did not count before or shows a newer token.
     pub fn on_request(
@@ -197,5 +202,9 @@ mod tests {
         assert!(ask(&mut viewers, now, 1) && ask(&mut viewers, now, 2));
         assert!(!ask(&mut viewers, now, 3));
         assert_eq!(viewers.count(), 2);
+        viewers.set_most(3);
+        assert!(ask(&mut viewers, now, 3) && !ask(&mut viewers, now, 4));
+        viewers.set_most(1);
+        assert_eq!(viewers.count(), 3);
     }
 }

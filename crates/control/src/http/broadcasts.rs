@@ -133,6 +133,11 @@ pub async fn create(
     fields.finish(
         "`title`, `location`, `private_to`, `chunk_seconds`, `part_seconds`, `push_viewers` and `open`",
     )?;
+    for named in private_to.iter().flatten() {
+        if panel.users.get(*named).await?.is_none() {
+            return Err(Problem::bad(format!("field `private_to`: there is no user {named}")));
+        }
+    }
     let seconds = seconds.unwrap_or(panel.live.get().chunk_seconds);
     let chunk_ms = chunk_ms(seconds)
         .ok_or_else(|| Problem::bad(format!("field `chunk_seconds`: {CHUNK_ADVICE}")))?;
