@@ -3,7 +3,7 @@
 //! Going out never fails. Coming in is checked here, so that what reaches a
 //! service is a valid id, version or resource; the error names the field.
 
-use spyglass_media::{BroadcastId, Location, NodeId, Position, Resource, Version, ViewerId};
+use spyglass_media::{BroadcastId, Fill, Location, NodeId, Position, Resource, Version, ViewerId};
 use tonic::Status;
 
 use crate::{control, upstream};
@@ -78,6 +78,26 @@ impl TryFrom<control::Location> for Location {
     fn try_from(location: control::Location) -> Result<Self, Invalid> {
         Location::new(location.latitude, location.longitude)
             .map_err(|_| Invalid { field: "location", reason: "not a point on the globe" })
+    }
+}
+
+impl From<Option<Fill>> for upstream::Fill {
+    fn from(fill: Option<Fill>) -> Self {
+        match fill {
+            None => Self::Unspecified,
+            Some(Fill::Pull) => Self::Pull,
+            Some(Fill::Prefetch) => Self::Prefetch,
+        }
+    }
+}
+
+impl From<upstream::Fill> for Option<Fill> {
+    fn from(fill: upstream::Fill) -> Self {
+        match fill {
+            upstream::Fill::Unspecified => None,
+            upstream::Fill::Pull => Some(Fill::Pull),
+            upstream::Fill::Prefetch => Some(Fill::Prefetch),
+        }
     }
 }
 

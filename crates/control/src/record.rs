@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use spyglass_media::{BroadcastId, Location, NodeId, UserId, UtcTime};
+use spyglass_media::{BroadcastId, Fill, Location, NodeId, UserId, UtcTime};
 
 /// Time that an origin has beyond the resume time to report an end itself.
 pub const SLACK: Duration = Duration::from_secs(15);
@@ -70,6 +70,9 @@ pub struct Memo {
     pub chunk_ms: u32,
     /// Length of a part, in milliseconds; 0 for none.
     pub part_ms: u32,
+    /// What makes edges fetch; `None`: as each is configured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fill: Option<Fill>,
     /// How long it may be interrupted, in milliseconds.
     pub resume_ms: u32,
     /// Push viewers it takes; `None`: as many as any broadcast.

@@ -343,7 +343,7 @@ async fn broadcasts(
 ) {
     let all = "/v1/broadcasts";
     let new = json!({
-        "title": "x", "location": {"lat": 52, "lon": 5}, "chunk_seconds": 2,
+        "title": "x", "location": {"lat": 52, "lon": 5}, "chunk_seconds": 2, "fill": "pull",
     });
     let made = asked.ask("createBroadcast", call(all, &user.1, new.clone(), 201)).await.json();
     asked.ask("createBroadcast", call(all, "", new.clone(), 401)).await;

@@ -95,6 +95,7 @@ async fn refusals_say_what_to_do() {
         (json!({}), "title"),
         (json!({"title": 5}), "title"),
         (json!({"title": "x", "chunk_seconds": 11}), "chunk_seconds"),
+        (json!({"title": "x", "fill": "push"}), "fill"),
         (json!({"title": "x", "chunk_seconds": "3"}), "chunk_seconds"),
         (json!({"title": "x", "location": {"lat": 91, "lon": 0}}), "location"),
         (json!({"title": "x", "private_to": "everybody"}), "private_to"),

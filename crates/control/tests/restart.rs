@@ -14,7 +14,7 @@ async fn with_its_state_it_knows_everything() {
     let mut origin = world.node("origin-1", Role::Origin, None).await;
     let edge = world.node("edge-1", Role::Edge, None).await;
     let (_, ann) = world.user("Ann").await;
-    let body = json!({"title": "kept", "private_to": [], "chunk_seconds": 2});
+    let body = json!({"title": "kept", "private_to": [], "chunk_seconds": 2, "fill": "prefetch"});
     let made = world.create(&ann, body).await;
     let id = text(&made["id"]);
     let Command::Expect(expect) = origin.command().await else { panic!("expected Expect") };
@@ -33,7 +33,7 @@ async fn with_its_state_it_knows_everything() {
     let shown = world.call("GET", &format!("/v1/broadcasts/{id}"), &ann, &Value::Null).await;
     let shown = shown.expect(200).json();
     assert_eq!((&shown["title"], &shown["state"]), (&json!("kept"), &json!("live")));
-    assert_eq!(shown["chunk_seconds"], 2.0);
+    assert_eq!((&shown["chunk_seconds"], &shown["fill"]), (&json!(2.0), &json!("prefetch")));
     world.wait_for(&id, "/viewers/push", &json!(1)).await;
     world.wait_for_node("edge-1", "up").await;
     // The seat is still taken.

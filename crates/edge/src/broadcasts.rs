@@ -15,13 +15,13 @@ pub use asks::Found;
 pub use relay::Change;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 use spyglass_api::upstream::Holding;
-use spyglass_media::{BroadcastId, NodeId, Position, Version};
+use spyglass_media::{BroadcastId, Fill, NodeId, Position, Version};
 use tokio::sync::{broadcast, watch};
 use tracing::{debug, warn};
 
@@ -58,7 +58,8 @@ pub struct Limits {
     pub settle: Duration,
     /// Drop every expire notice.
     pub ignore_notices: bool,
-    /// A notice fetches while there are viewers, not only while one waits.
+    /// A notice fetches while there are viewers, not only while one waits; for
+    /// broadcasts whose maker did not choose.
     pub prefetch: bool,
 }
 
@@ -108,6 +109,8 @@ pub struct Broadcast {
     wake: watch::Sender<()>,
     /// A notice or a list has come: a part may be had.
     moved: watch::Sender<()>,
+    /// A notice fetches while there are viewers.
+    prefetch: AtomicBool,
     /// Who asks without having joined, once somebody does.
     crowd: OnceLock<Crowd>,
     /// How many those are, as of the last sweep.
@@ -260,6 +263,7 @@ impl Broadcasts {
                 relayed: Mutex::default(),
                 wake: watch::Sender::new(()),
                 moved: watch::Sender::new(()),
+                prefetch: AtomicBool::new(self.limits.prefetch),
                 crowd: OnceLock::new(),
                 anonymous: AtomicU32::new(0),
             })
@@ -296,6 +300,8 @@ impl Broadcasts {
         let owner = known.and_then(|known| self.origins.read().get(&known.origin).cloned());
         let route = owner.map(|origin| Route::new(origin, self.gateway(broadcast)));
         let former = std::mem::replace(&mut *broadcast.route.lock(), route.clone());
+        let chosen = known.and_then(|known| known.entry.fill).map(|fill| fill == Fill::Prefetch);
+        broadcast.prefetch.store(chosen.unwrap_or(self.limits.prefetch), Relaxed);
         let mut slot = broadcast.slot.lock();
         let standing = route.as_ref().and(known).map(|known| Standing {
             incarnation: known.entry.incarnation,
@@ -432,7 +438,7 @@ impl Broadcasts {
         };
         let wake = wake && !slot.is_steady();
         let news = slot.newest() != before;
-        let fetch = if self.limits.prefetch && slot.interested() {
+        let fetch = if broadcast.prefetch.load(Relaxed) && slot.interested() {
             slot.on_prefetch(now())
         } else if broadcast.wake.receiver_count() > 0 {
             slot.on_demand(now())

@@ -6,17 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use spyglass_daemon::{Secret, log};
+pub use spyglass_media::Fill;
 use spyglass_media::{Location, NodeId};
-
-/// What makes an edge fetch what a notice speaks of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Fill {
-    /// The first viewer who asks or waits for it.
-    Pull,
-    /// The notice itself, as long as the broadcast has viewers here.
-    Prefetch,
-}
 
 /// Whom an edge fetches from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,7 +85,7 @@ pub struct Config {
     pub max_viewers: usize,
     /// Objects being fetched at once, lists not counted.
     pub max_fetches: usize,
-    /// When lists and media are fetched.
+    /// When lists and media are fetched, of broadcasts whose maker did not choose.
     pub fill: Fill,
     /// Whom from.
     pub upstream: UpstreamChoice,

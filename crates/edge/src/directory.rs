@@ -8,7 +8,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use spyglass_media::{BroadcastId, NodeId};
+use spyglass_media::{BroadcastId, Fill, NodeId};
 
 /// Where a broadcast stands, as far as an edge cares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,6 +37,8 @@ pub struct Entry {
     pub incarnation: u64,
     /// Once known; fixed for the broadcast's life.
     pub target: Option<Duration>,
+    /// What makes an edge fetch; `None`: as it is configured.
+    pub fill: Option<Fill>,
 }
 
 /// What all origins together say of one broadcast.
@@ -236,7 +238,7 @@ mod tests {
     }
 
     fn entry(state: State) -> Option<Entry> {
-        Some(Entry { state, private: false, incarnation: 1, target: None })
+        Some(Entry { state, private: false, incarnation: 1, target: None, fill: None })
     }
 
     fn directory() -> Directory {

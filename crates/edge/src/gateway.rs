@@ -22,7 +22,7 @@ use spyglass_api::upstream::{
     Heartbeat, Interest, Playlist, Revocation, Snapshot, Variant, WatchRequest, WatchResponse,
     fetch_response, watch_request, watch_response,
 };
-use spyglass_api::{MAX_SLICE, control, convert};
+use spyglass_api::{MAX_SLICE, control, convert, upstream};
 use spyglass_daemon::attach::Attachment;
 use spyglass_media::{BroadcastId, NodeId, Resource, Version};
 use tokio::sync::broadcast::error::RecvError;
@@ -446,6 +446,7 @@ fn as_entry(id: BroadcastId, entry: Option<&Entry>) -> DirectoryEntry {
         private: entry.private,
         incarnation: entry.incarnation,
         target_duration_ms: millis(entry.target.unwrap_or_default()),
+        fill: upstream::Fill::from(entry.fill).into(),
     }
 }
 

@@ -533,6 +533,7 @@ fn read_entry(entry: &DirectoryEntry) -> Option<(BroadcastId, Option<Entry>)> {
         private: entry.private,
         incarnation: entry.incarnation,
         target: Some(target).filter(|target| !target.is_zero()),
+        fill: entry.fill().into(),
     };
     Some((id, Some(entry)))
 }

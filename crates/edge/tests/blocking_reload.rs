@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use spyglass_api::upstream;
 use spyglass_edge::Fill;
 use spyglass_media::{Position, Resource};
 use support::client::Connection;
@@ -281,6 +282,25 @@ async fn with_prefetch_the_notice_fetches_while_there_are_viewers() {
     let list = world.get(&world.list()).await;
     assert!(list.cache() == "hit" && list.text().contains("revision 4\n"));
     assert_eq!(world.origin.fetches(|resource| *resource == third), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broadcasts_own_choice_goes_before_the_edges() {
+    let third = Resource::Part { epoch: 1, sequence: 7, part: 3 };
+    let pulling = World::start().await;
+    pulling.origin.choose(id(1), upstream::Fill::Prefetch);
+    begin(&pulling).await;
+    pulling.origin.move_to(id(1), at(7, Some(3)));
+    pulling.origin.seen(third).await;
+
+    let prefetching = World::with(|config| config.fill = Fill::Prefetch).await;
+    prefetching.origin.choose(id(1), upstream::Fill::Pull);
+    begin(&prefetching).await;
+    let before = prefetching.origin.fetches(|_| true);
+    prefetching.origin.move_to(id(1), at(7, Some(3)));
+    tokio::time::sleep(2 * SOON).await;
+    assert_eq!(prefetching.origin.fetches(|_| true), before, "nobody asked");
+    assert!(prefetching.get(&prefetching.list()).await.text().contains("revision 4\n"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

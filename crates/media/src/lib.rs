@@ -12,6 +12,7 @@
 
 mod capture;
 pub mod delay;
+mod fill;
 mod frame;
 mod id;
 mod location;
@@ -21,6 +22,7 @@ mod time;
 mod version;
 
 pub use capture::{CAPTURE_UUID, capture_sei, find_capture};
+pub use fill::Fill;
 pub use frame::{Frame, Track};
 pub use id::{BroadcastId, IdError, NodeId, UserId, ViewerId};
 pub use location::{Location, LocationError};

@@ -17,7 +17,7 @@ use sha2::{Digest as _, Sha256};
 use spyglass_hls::chunklist::Chunklist;
 use spyglass_hls::playlist::Rendered;
 use spyglass_hls::segmenter;
-use spyglass_media::{BroadcastId, Position, Resource, UtcTime, Version, ViewerId};
+use spyglass_media::{BroadcastId, Fill, Position, Resource, UtcTime, Version, ViewerId};
 use spyglass_rtmp::Message;
 use spyglass_token::PublishGrant;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -71,6 +71,9 @@ pub struct Record {
     pub chunk: Option<Duration>,
     /// Part length as the same token said; zero for none.
     pub part: Duration,
+    /// What makes edges fetch, as the newest token said; `None`: as each is
+    /// configured.
+    pub fill: Option<Fill>,
     /// The first frame ever.
     pub started: Option<UtcTime>,
     /// When it ended.
@@ -92,6 +95,7 @@ impl Record {
             named: true,
             chunk: None,
             part: Duration::ZERO,
+            fill: None,
             started: None,
             ended: None,
             created: now,

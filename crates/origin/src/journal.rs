@@ -18,7 +18,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use spyglass_hls::chunklist::{self, Chunklist, Saved};
 use spyglass_hls::segmenter::Resume;
-use spyglass_media::{BroadcastId, MediaTime, Resource, UtcTime};
+use spyglass_media::{BroadcastId, Fill, MediaTime, Resource, UtcTime};
 use tracing::{error, warn};
 
 use crate::broadcast::Record;
@@ -46,6 +46,8 @@ pub struct Page {
     /// 0 for none, as in pages of the release before parts.
     #[serde(default)]
     part_ms: u64,
+    #[serde(default)]
+    fill: Option<Fill>,
     resume_ms: u64,
     created_ms: i64,
     started_ms: Option<i64>,
@@ -86,6 +88,7 @@ impl Page {
             private: record.private,
             chunk_ms: record.chunk.map(|chunk| chunk.as_millis() as u64),
             part_ms: record.part.as_millis() as u64,
+            fill: record.fill,
             resume_ms: resume.as_millis() as u64,
             created_ms: record.created.millis(),
             started_ms: record.started.map(UtcTime::millis),
@@ -106,6 +109,7 @@ impl Page {
             named: true,
             chunk: self.chunk_ms.map(Duration::from_millis),
             part: Duration::from_millis(self.part_ms),
+            fill: self.fill,
             started: self.started_ms.map(UtcTime::from_millis),
             ended: self.ended_ms.map(UtcTime::from_millis),
             created: UtcTime::from_millis(self.created_ms),

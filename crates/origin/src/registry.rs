@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use spyglass_api::control::{self, BroadcastEvent, BroadcastRecord, Load};
-use spyglass_api::upstream::{BroadcastState, DirectoryEntry, Expire};
+use spyglass_api::upstream::{self, BroadcastState, DirectoryEntry, Expire};
 use spyglass_daemon::attach::{Attachment, Source};
 use spyglass_daemon::meter::Meter;
 use spyglass_daemon::now_utc;
@@ -235,6 +235,7 @@ impl Registry {
         };
         let mut entry = directory_entry(broadcast.id, state, record.private, self.incarnation);
         let target = record.cut().map(|cut| cut.target_duration());
+        entry.fill = upstream::Fill::from(record.fill).into();
         entry.target_duration_ms = target.map_or(0, |target| target.as_millis() as u32);
         entry
     }
@@ -308,7 +309,7 @@ fn directory_entry(
         state: state.into(),
         private,
         incarnation,
-        target_duration_ms: 0,
+        ..DirectoryEntry::default()
     }
 }
 

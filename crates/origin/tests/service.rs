@@ -9,8 +9,8 @@ use spyglass_api::control::control_server::{Control, ControlServer};
 use spyglass_api::control::{Key, Keys, Report, Update, update};
 use spyglass_api::upstream::upstream_client::UpstreamClient;
 use spyglass_api::upstream::{
-    Chunk, Chunklist, FetchRequest, Header, Holding, Interest, WatchHello, WatchRequest,
-    WatchResponse, fetch_request, fetch_response, watch_request, watch_response,
+    self, Chunk, Chunklist, DirectoryEntry, FetchRequest, Header, Holding, Interest, WatchHello,
+    WatchRequest, WatchResponse, fetch_request, fetch_response, watch_request, watch_response,
 };
 use spyglass_daemon::{Secret, Shutdown, now_utc};
 use spyglass_media::{BroadcastId, MediaTime, Track, ViewerId};
@@ -117,6 +117,7 @@ impl World {
             private: false,
             chunk_ms,
             part_ms: 200,
+            fill: Some(spyglass_media::Fill::Prefetch),
             resume_ms: 30_000,
             issued: now_utc(),
             expires: now_utc() + Duration::from_secs(60),
@@ -321,7 +322,8 @@ async fn a_watch_tells_the_directory_and_versions_of_what_it_is_interested_in() 
             }
         }
     }
-    assert!(entries.iter().any(|entry| entry.broadcast == id(2).to_string()), "{entries:?}");
+    let entry = entries.iter().find(|entry| entry.broadcast == id(2).to_string());
+    assert_eq!(entry.map(DirectoryEntry::fill), Some(upstream::Fill::Prefetch), "{entries:?}");
 
     let holding = Holding { broadcast: id(2).to_string(), version: None, position: None };
     let interest = Interest { add: vec![holding], drop: Vec::new() };

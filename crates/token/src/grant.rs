@@ -1,7 +1,7 @@
 //! What a token says, and how it is written.
 
 use serde::{Deserialize, Serialize};
-use spyglass_media::{BroadcastId, NodeId, UserId, UtcTime, ViewerId};
+use spyglass_media::{BroadcastId, Fill, NodeId, UserId, UtcTime, ViewerId};
 
 /// What a valid token allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub struct PublishGrant {
     pub chunk_ms: u32,
     /// Length of a part, in milliseconds; 0 for a broadcast without parts.
     pub part_ms: u32,
+    /// What makes edges fetch; `None`: as each is configured.
+    pub fill: Option<Fill>,
     /// How long an interrupted broadcast may come back, in milliseconds.
     pub resume_ms: u32,
     /// When it was signed; to the millisecond.
@@ -89,6 +91,8 @@ enum Claims {
         c: u32,
         #[serde(default, skip_serializing_if = "none")]
         l: u32,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        f: Option<Fill>,
         w: u32,
         i: i64,
         e: i64,
@@ -127,6 +131,7 @@ impl Grant {
                 x: grant.private,
                 c: grant.chunk_ms,
                 l: grant.part_ms,
+                f: grant.fill,
                 w: grant.resume_ms,
                 i: grant.issued.millis(),
                 e: grant.expires.millis(),
@@ -150,12 +155,13 @@ impl Grant {
     /// A payload that a trusted key has signed.
     pub(crate) fn decode(payload: &[u8]) -> Option<Self> {
         Some(match serde_json::from_slice(payload).ok()? {
-            Claims::Publish { b, o, x, c, l, w, i, e } => Self::Publish(PublishGrant {
+            Claims::Publish { b, o, x, c, l, f, w, i, e } => Self::Publish(PublishGrant {
                 broadcast: b,
                 origin: o,
                 private: x,
                 chunk_ms: c,
                 part_ms: l,
+                fill: f,
                 resume_ms: w,
                 issued: UtcTime::from_millis(i),
                 expires: UtcTime::from_millis(e),

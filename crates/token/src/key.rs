@@ -194,6 +194,7 @@ mod tests {
             private: true,
             chunk_ms: u32::MAX,
             part_ms: u32::MAX,
+            fill: Some(spyglass_media::Fill::Prefetch),
             resume_ms: u32::MAX,
             issued: NOW,
             expires: LATER,

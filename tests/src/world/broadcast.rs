@@ -170,7 +170,7 @@ impl Broadcast {
             Phase::Gone => State::Gone,
         };
         let target = self.begun.then(|| self.config().target_duration());
-        Entry { state, private: false, incarnation, target }
+        Entry { state, private: false, incarnation, target, fill: None }
     }
 
     pub fn object(&self, resource: Resource) -> Option<Bytes> {

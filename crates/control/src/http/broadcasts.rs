@@ -7,7 +7,7 @@ use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, CONTENT_TYPE, LOCATION};
 use http::{HeaderName, StatusCode};
 use serde_json::{Value, json};
 use spyglass_daemon::{now_utc, random};
-use spyglass_media::{BroadcastId, NodeId, UtcTime};
+use spyglass_media::{BroadcastId, Fill, NodeId, UtcTime};
 use spyglass_token::{Grant, PublishGrant};
 use std::time::{Duration, Instant};
 
@@ -99,6 +99,7 @@ pub fn shown(panel: &Panel, record: &Record) -> Value {
         "push_viewers": panel.push_viewers(record),
         "chunk_seconds": f64::from(record.memo.chunk_ms) / 1000.0,
         "part_seconds": f64::from(record.memo.part_ms) / 1000.0,
+        "fill": record.memo.fill,
         "viewers": {
             "push": viewers.push,
             "hls": viewers.hls,
@@ -128,10 +129,11 @@ pub async fn create(
     let private_to = fields.users("private_to")?;
     let seconds = fields.number("chunk_seconds", CHUNK_ADVICE)?;
     let part_seconds = fields.number("part_seconds", PART_ADVICE)?;
+    let fill = fields.word("fill", &Fill::WORDS)?.as_deref().and_then(Fill::parse);
     let push_viewers = fields.count("push_viewers", MAX_SEATS)?;
     let open = fields.flag("open")?.unwrap_or(true);
     fields.finish(
-        "`title`, `location`, `private_to`, `chunk_seconds`, `part_seconds`, `push_viewers` and `open`",
+        "`title`, `location`, `private_to`, `chunk_seconds`, `part_seconds`, `fill`, `push_viewers` and `open`",
     )?;
     for named in private_to.iter().flatten() {
         if panel.users.get(*named).await?.is_none() {
@@ -158,6 +160,7 @@ pub async fn create(
         private_to,
         chunk_ms,
         part_ms,
+        fill,
         resume_ms: panel.live.get().resume_seconds.saturating_mul(1000),
         push_viewers,
         closed: !open,
@@ -200,6 +203,7 @@ fn publish_token(panel: &Panel, record: &Record, now: UtcTime) -> Result<String,
         private: record.is_for_joined(),
         chunk_ms: record.memo.chunk_ms,
         part_ms: record.memo.part_ms,
+        fill: record.memo.fill,
         resume_ms: record.memo.resume_ms,
         issued: now,
         expires: now + Duration::from_secs(panel.live.get().publish_token_seconds.into()),

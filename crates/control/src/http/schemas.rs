@@ -8,6 +8,7 @@
 mod delay;
 
 use serde_json::{Map, Value, json};
+use spyglass_media::Fill;
 
 /// Broadcasts, users and viewers have such ids.
 const ID: &str = "^[0-9a-z]{13}$";
@@ -280,6 +281,12 @@ fn broadcasts() -> Shapes {
                         "type": "number", "minimum": 0, "maximum": 1,
                         "description": "0.1 to 1, or 0 for no low latency",
                     },
+                    "fill": {
+                        "type": "string", "enum": Fill::WORDS,
+                        "description": "what makes edges fetch new media: the first viewer who \
+                                        asks, or the news of it while there are viewers; absent: \
+                                        as each edge is configured",
+                    },
                     "push_viewers": {
                         "type": "integer", "minimum": 0, "maximum": 5000,
                         "description": "those who come later get HLS; absent: as configured",
@@ -291,6 +298,7 @@ fn broadcasts() -> Shapes {
                     "private_to",
                     "chunk_seconds",
                     "part_seconds",
+                    "fill",
                     "push_viewers",
                     "open",
                 ],
@@ -340,6 +348,7 @@ fn broadcasts() -> Shapes {
                     "push_viewers": count("who come later get HLS"),
                     "chunk_seconds": {"type": "number"},
                     "part_seconds": {"type": "number"},
+                    "fill": maybe_text("pull or prefetch; null: as each edge is configured"),
                     "viewers": object("Who joined and watches now.", json!({
                         "push": count("frame by frame, from the origin"),
                         "hls": count("in chunks, from edges"),

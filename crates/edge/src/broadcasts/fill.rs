@@ -2,6 +2,7 @@
 //! ends for whoever still waits, however many have left.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -34,7 +35,7 @@ pub async fn lists(broadcasts: Arc<Broadcasts>, broadcast: Arc<Broadcast>, fetch
         }
         None => Err(Failure::Unreachable),
     };
-    let (result, newest) = arrived(&broadcasts, &broadcast, fetch, fetched);
+    let (result, newest) = arrived(&broadcast, fetch, fetched);
     broadcast.wake();
     broadcasts.metrics.fetch("chunklist", result);
     if result != "ok" {
@@ -49,7 +50,6 @@ pub async fn lists(broadcasts: Arc<Broadcasts>, broadcast: Arc<Broadcast>, fetch
 /// Gives the slot what came. What must be fetched ahead of being asked for
 /// comes back with the word for metrics.
 fn arrived(
-    broadcasts: &Broadcasts,
     broadcast: &Broadcast,
     fetch: Fetch,
     fetched: Result<(Meta, Lists), Failure>,
@@ -58,7 +58,7 @@ fn arrived(
     match fetched {
         Ok((meta, lists)) => match slot.on_filled(now(), fetch.id, meta, Arc::new(lists)) {
             Filled::Stored => {
-                let ahead = broadcasts.limits.prefetch && slot.interested();
+                let ahead = broadcast.prefetch.load(Relaxed) && slot.interested();
                 ("ok", if ahead { newest_of(&meta) } else { None })
             }
             other => (other.as_str(), None),

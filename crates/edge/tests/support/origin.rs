@@ -12,7 +12,7 @@ use spyglass_api::auth::{ClusterKey, Require};
 use spyglass_api::control::Node;
 use spyglass_api::upstream::upstream_server::{Upstream, UpstreamServer};
 use spyglass_api::upstream::{
-    BroadcastState, DirectoryEntry, Encoding, Expire, FetchRequest, FetchResponse, Header,
+    BroadcastState, DirectoryEntry, Encoding, Expire, FetchRequest, FetchResponse, Fill, Header,
     Heartbeat, Playlist, Revocation, Snapshot, Variant, WatchRequest, WatchResponse,
     fetch_response, watch_request, watch_response,
 };
@@ -175,6 +175,7 @@ impl Origin {
             private,
             incarnation: self.script.lock().incarnation,
             target_duration_ms: target.as_millis() as u32,
+            ..DirectoryEntry::default()
         };
         self.set(|script| {
             let live = Live {
@@ -187,6 +188,18 @@ impl Origin {
             script.broadcasts.entry(id).or_insert(live).entry = entry.clone();
         });
         self.say(watch_response::Response::Change(entry));
+    }
+
+    /// The broadcast's maker chose.
+    pub fn choose(&self, id: BroadcastId, fill: Fill) {
+        let mut change = None;
+        self.set(|script| {
+            if let Some(live) = script.broadcasts.get_mut(&id) {
+                live.entry.fill = fill.into();
+                change = Some(live.entry.clone());
+            }
+        });
+        self.say(watch_response::Response::Change(change.unwrap()));
     }
 
     pub fn live(&self, id: BroadcastId, target: Duration) {

@@ -274,6 +274,7 @@ impl Task {
         {
             let mut record = self.record.lock();
             record.private = grant.private;
+            record.fill = grant.fill;
             record.named = true;
             if record.chunk.is_none() {
                 record.chunk = Some(chunk);
