@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
+use spyglass_daemon::delay::Meter;
 use spyglass_hls::chunklist::Chunklist;
 use spyglass_hls::playlist::Rendered;
 use spyglass_hls::segmenter;
@@ -22,6 +23,7 @@ use spyglass_rtmp::Message;
 use spyglass_token::PublishGrant;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::arrivals::{Arrivals, Times};
 use crate::life::{ConnectionId, Phase};
 use crate::viewer::Mailbox;
 
@@ -123,6 +125,10 @@ pub struct Broadcast {
     objects: Arc<Mutex<Option<Chunklist>>>,
     /// Written by the task, read by the directory and for control.
     record: Arc<Mutex<Record>>,
+    /// Written by the task, read by fetches.
+    arrivals: Arc<Mutex<Arrivals>>,
+    /// How long its media took so far.
+    pub delays: Arc<Meter>,
     /// Of the newest chunks that were fetched.
     digests: Mutex<VecDeque<(Resource, Digest)>>,
 }
@@ -141,6 +147,11 @@ impl Broadcast {
     /// The bytes of an init, chunk or part that is listed or still promised.
     pub fn object(&self, resource: Resource) -> Option<Bytes> {
         self.objects.lock().as_ref()?.get(resource)
+    }
+
+    /// When an object's media came and when it was ready.
+    pub fn times(&self, resource: Resource) -> Option<Times> {
+        self.arrivals.lock().times(resource)
     }
 
     /// SHA-256 of an object's bytes: made for the first edge that asks, and

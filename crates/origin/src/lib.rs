@@ -15,7 +15,8 @@
 //! `spyglass-rtmp`, chunks and lists are `spyglass-hls`, tokens are
 //! `spyglass-token`.
 
-pub mod broadcast;
+pub mod arrivals;
+mod broadcast;
 mod config;
 mod connection;
 pub mod fanout;

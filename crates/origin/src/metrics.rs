@@ -5,6 +5,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use spyglass_daemon::delay::Histograms;
 use spyglass_media::BroadcastId;
 
 /// A label set of one broadcast id.
@@ -31,6 +32,8 @@ pub struct Metrics {
     chunks: Family<OfBroadcast, Counter>,
     requests: Family<OfResource, Counter>,
     viewers: Family<OfTier, Gauge>,
+    /// How long media took.
+    pub delays: Histograms,
     /// Publishers connected.
     pub publishers: Gauge,
     /// Edges watching.
@@ -46,7 +49,7 @@ pub struct Metrics {
 impl Metrics {
     /// Makes the counters and registers them.
     pub fn register(registry: &mut Registry) -> Self {
-        let metrics = Self::default();
+        let metrics = Self { delays: Histograms::register(registry), ..Self::default() };
         registry.register(
             "spyglass_origin_chunks",
             "Chunks made, per public broadcast while it lives",

@@ -260,6 +260,16 @@ impl Registry {
         }
     }
 
+    /// Tells control how long media took since the last call.
+    pub fn report_delays(&self) {
+        let broadcasts: Vec<_> = self.broadcasts.lock().values().cloned().collect();
+        let mut measured = Vec::new();
+        for broadcast in broadcasts {
+            broadcast.delays.take(broadcast.id, &mut measured);
+        }
+        self.attachment.delays(measured);
+    }
+
     /// Forgets tombstones and announcements whose time is over.
     pub fn sweep(&self, now: UtcTime) {
         let over = |broadcast: &Broadcast| {

@@ -14,7 +14,9 @@ use spyglass_api::upstream::{
     watch_response,
 };
 use spyglass_api::{MAX_SLICE, convert};
+use spyglass_daemon::now_utc;
 use spyglass_hls::playlist;
+use spyglass_media::delay::{Stage, Tier};
 use spyglass_media::{BroadcastId, Resource, Version};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
@@ -122,7 +124,8 @@ impl Upstream for Service {
                     _ => Bytes::new(),
                 };
                 let length = bytes.len() as u64;
-                (Header { length, digest, ..Header::default() }, vec![bytes])
+                let ready_age_us = measured(&broadcast, resource);
+                (Header { length, digest, ready_age_us, ..Header::default() }, vec![bytes])
             }
         };
         let bytes: usize = bodies.iter().map(Bytes::len).sum();
@@ -134,6 +137,17 @@ impl Upstream for Service {
         let answers = std::iter::once(header).chain(slices).map(Ok);
         Ok(Response::new(Box::pin(tokio_stream::iter(answers))))
     }
+}
+
+/// Counts how long the media of a chunk or part took that an edge takes, i.e.
+/// of what is watched. How long it has been ready, in microseconds.
+fn measured(broadcast: &Broadcast, resource: Resource) -> Option<u64> {
+    let times = broadcast.times(resource)?;
+    if let Some(upload) = times.upload {
+        broadcast.delays.add(Tier::Hls, Stage::Upload, upload);
+    }
+    broadcast.delays.add(Tier::Hls, Stage::Chunking, times.chunking);
+    u64::try_from(now_utc().since(times.ready).as_micros()).ok()
 }
 
 /// One of a limited number of watches; given back when dropped.
@@ -202,6 +216,7 @@ fn describe(list: &List, incarnation: u64) -> (Header, Vec<Bytes>) {
         last_parts: list.last_parts,
         digest: Bytes::new(),
         unconfirmed_ms: 0,
+        ready_age_us: None,
     };
     (header, bodies)
 }

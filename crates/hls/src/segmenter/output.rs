@@ -44,6 +44,8 @@ pub struct Part {
     pub sequence: u64,
     /// Its number in the chunk, from 0.
     pub part: u32,
+    /// Where it begins, by decode time.
+    pub start: MediaTime,
     /// Its length in 90 kHz ticks.
     pub duration: MediaTime,
     /// When the start of its chunk was captured.

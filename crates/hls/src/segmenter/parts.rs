@@ -92,6 +92,7 @@ impl Segmenter {
                         epoch: epoch.number,
                         sequence: self.sequence,
                         part,
+                        start,
                         duration: end - start,
                         program_date_time: epoch.wall(chunk_start),
                         discontinuity: epoch.discontinuity,

@@ -9,10 +9,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use spyglass_daemon::delay::Meter;
 use spyglass_daemon::now_utc;
 use spyglass_hls::chunklist::{self, Chunklist};
 use spyglass_hls::playlist::{self, Rendered};
 use spyglass_hls::segmenter::{self, Codec, Output, Resume, Segmenter};
+use spyglass_media::delay::{Stage, Tier};
 use spyglass_media::{
     BroadcastId, Frame, MediaTime, Position, Resource, Track, UtcTime, Version, ViewerId,
     find_capture,
@@ -25,6 +27,7 @@ use tracing::{debug, info, warn};
 use super::{
     Arrival, Broadcast, Candidate, INPUTS, Input, List, Order, PlayAnswer, PublishAnswer, Record,
 };
+use crate::arrivals::Arrivals;
 use crate::fanout::Fanout;
 use crate::journal;
 use crate::life::{Action, ConnectionId, Life, Phase};
@@ -62,6 +65,8 @@ pub(crate) fn spawn(registry: &Arc<Registry>, setup: Setup) -> Arc<Broadcast> {
         list: lists,
         objects: Arc::new(Mutex::new(None)),
         record: Arc::new(Mutex::new(setup.record.clone())),
+        arrivals: Arc::default(),
+        delays: Arc::new(Meter::new(registry.metrics.delays.clone())),
         digests: Mutex::default(),
     });
     let task = Task::new(Arc::clone(registry), &broadcast, setup, list);
@@ -80,6 +85,8 @@ struct Task {
     life: Life,
     record: Arc<Mutex<Record>>,
     objects: Arc<Mutex<Option<Chunklist>>>,
+    arrivals: Arc<Mutex<Arrivals>>,
+    delays: Arc<Meter>,
     list: watch::Sender<Option<Arc<List>>>,
     /// Present once a publisher's token has told the chunk length.
     segmenter: Option<Segmenter>,
@@ -127,6 +134,8 @@ impl Task {
             life,
             record: Arc::clone(&broadcast.record),
             objects: Arc::clone(&broadcast.objects),
+            arrivals: Arc::clone(&broadcast.arrivals),
+            delays: Arc::clone(&broadcast.delays),
             list,
             segmenter,
             floor: floor.unwrap_or_default(),
@@ -259,6 +268,7 @@ impl Task {
         self.configured = [false; 2];
         self.timeline.restart(self.last + SEAM);
         self.fanout.on_publisher();
+        self.arrivals.lock().on_publisher();
         if let Some(segmenter) = &mut self.segmenter {
             segmenter.on_publisher(now());
         }
@@ -355,7 +365,12 @@ impl Task {
             captured,
         };
         self.last = self.last.max(frame.dts);
-        let now = now();
+        let (now, utc) = (now(), now_utc());
+        let has_video = self.configured[Track::Video as usize];
+        let upload = self.arrivals.lock().on_frame(utc, &frame, has_video);
+        if let Some(upload) = upload {
+            self.delays.add(Tier::Push, Stage::Upload, upload);
+        }
         if let Some(packet) = self.fanout.on_frame(now, &frame) {
             self.push(&packet);
         }
@@ -363,7 +378,7 @@ impl Task {
         if mapped.jumped {
             segmenter.on_jump();
         }
-        let outputs = segmenter.on_frame(now, now_utc(), &frame);
+        let outputs = segmenter.on_frame(now, utc, &frame);
         if segmenter.started() {
             let actions = self.life.on_frame(now);
             self.carry_out(actions);
@@ -400,7 +415,9 @@ impl Task {
         {
             let mut objects = self.objects.lock();
             let Some(chunklist) = objects.as_mut() else { return };
+            let utc = now_utc();
             for output in outputs {
+                self.arrivals.lock().on_output(utc, &output);
                 match &output {
                     Output::Init(init) => {
                         new.push((Resource::Init { epoch: init.epoch }, init.bytes.clone()));
