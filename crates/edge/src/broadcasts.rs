@@ -20,7 +20,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
+use spyglass_api::control::Delay;
 use spyglass_api::upstream::Holding;
+use spyglass_daemon::delay::Meter;
 use spyglass_media::{BroadcastId, Fill, NodeId, Position, Version};
 use tokio::sync::{broadcast, watch};
 use tracing::{debug, warn};
@@ -107,6 +109,8 @@ pub struct Broadcast {
     relayed: Mutex<Relayed>,
     /// A list may be had that could not before.
     wake: watch::Sender<()>,
+    /// How long its media took.
+    delays: Arc<Meter>,
     /// A notice or a list has come: a part may be had.
     moved: watch::Sender<()>,
     /// A notice fetches while there are viewers.
@@ -262,6 +266,7 @@ impl Broadcasts {
                 adrift: Mutex::default(),
                 relayed: Mutex::default(),
                 wake: watch::Sender::new(()),
+                delays: Arc::new(Meter::new(self.metrics.delays.clone())),
                 moved: watch::Sender::new(()),
                 prefetch: AtomicBool::new(self.limits.prefetch),
                 crowd: OnceLock::new(),
@@ -465,6 +470,15 @@ impl Broadcasts {
     /// What the directory says of a broadcast.
     pub fn known(&self, id: BroadcastId) -> Option<Known> {
         self.directory.read().get(id).cloned()
+    }
+
+    /// How long media took since the last call.
+    pub fn take_delays(&self) -> Vec<Delay> {
+        let mut measured = Vec::new();
+        for (id, broadcast) in &*self.slots.read() {
+            broadcast.delays.take(*id, &mut measured);
+        }
+        measured
     }
 
     /// Broadcasts with viewers here.

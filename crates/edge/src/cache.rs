@@ -216,7 +216,7 @@ mod tests {
     fn found(bytes: usize) -> Outcome {
         let resource = Resource::Chunk { epoch: 1, sequence: 1 };
         let answer = Prebuilt::new(resource, Encoding::Identity, Bytes::from(vec![7; bytes]));
-        Outcome::Found(Arc::new(Object { answer, arrived: Instant::now() }))
+        Outcome::Found(Arc::new(Object { answer, arrived: Instant::now(), measured: None }))
     }
 
     fn objects() -> Arc<Objects> {

@@ -21,6 +21,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
 
+use crate::delays::Measured;
 use crate::respond::Head;
 
 /// The object did not come whole.
@@ -43,6 +44,7 @@ enum State {
 pub struct Filling {
     head: Head,
     length: usize,
+    measured: Option<Measured>,
     state: Mutex<State>,
     /// Changes with the state.
     moved: watch::Sender<()>,
@@ -52,6 +54,11 @@ impl Filling {
     /// What its answer says besides the bytes.
     pub fn head(&self) -> &Head {
         &self.head
+    }
+
+    /// How long it takes.
+    pub fn measured(&self) -> Option<&Measured> {
+        self.measured.as_ref()
     }
 
     /// Bytes that it will have.
@@ -74,10 +81,11 @@ pub struct Writer {
 
 impl Writer {
     /// Nothing has come yet; `length` bytes will.
-    pub fn new(head: Head, length: usize) -> Self {
+    pub fn new(head: Head, length: usize, measured: Option<Measured>) -> Self {
         let filling = Filling {
             head,
             length,
+            measured,
             state: Mutex::new(State::Coming(Vec::new())),
             moved: watch::Sender::new(()),
         };
@@ -194,7 +202,7 @@ mod tests {
 
     fn writer(length: usize) -> Writer {
         let whole = Prebuilt::new(CHUNK, Encoding::Identity, Bytes::new());
-        Writer::new(whole.head().clone(), length)
+        Writer::new(whole.head().clone(), length, None)
     }
 
     async fn frame(reader: &mut Reader) -> Option<Result<Bytes, Broken>> {

@@ -32,6 +32,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, info};
 
 use crate::broadcasts::{Broadcasts, Change, Found, Listed, Notice};
+use crate::delays::Measured;
 use crate::directory::{Entry, State};
 use crate::filling::{Broken, Reader};
 use crate::metrics::Metrics;
@@ -159,13 +160,15 @@ impl Service {
                     };
                     self.count(body.len());
                     let length = body.len() as u64;
-                    whole(Header { length, digest, ..Header::default() }, vec![body])
+                    let ready_age_us = ready_age(object.measured.as_ref());
+                    whole(Header { length, digest, ready_age_us, ..Header::default() }, vec![body])
                 }
                 Ok(Found::Coming(filling)) => {
                     self.count(filling.length());
                     let header = Header {
                         length: filling.length() as u64,
                         digest: Bytes::copy_from_slice(filling.head().digest()),
+                        ready_age_us: ready_age(filling.measured()),
                         ..Header::default()
                     };
                     let broken = |_: Broken| Status::unavailable("the origin broke off");
@@ -272,8 +275,15 @@ fn describe(listed: &Listed) -> (Header, Vec<Bytes>) {
         last_parts: meta.last_parts,
         digest: Bytes::new(),
         unconfirmed_ms: millis(age.saturating_sub(meta.age)).into(),
+        ready_age_us: None,
     };
     (header, bodies)
+}
+
+/// For how long an object has been ready at its origin, in microseconds.
+fn ready_age(measured: Option<&Measured>) -> Option<u64> {
+    let age = measured?.ready_age(tokio::time::Instant::now().into_std())?;
+    u64::try_from(age.as_micros()).ok()
 }
 
 fn millis(time: Duration) -> u32 {

@@ -34,6 +34,7 @@ use tracing::{debug, warn};
 use crate::apart::Apart;
 use crate::broadcasts::{Broadcasts, Found, Refused};
 use crate::connections::{Connection, Connections, Shown};
+use crate::delays::Measured;
 use crate::gate::{Gate, Place};
 use crate::head_timer::HeadTimer;
 use crate::metrics::Metrics;
@@ -133,6 +134,7 @@ impl Handler {
             _ => return refuse(Refusal::Method),
         }
         let path = parts.uri.path();
+        let mut since = None;
         let (named, viewer) = match request::parse(path, parts.uri.query()) {
             Ok(Route::Public(named)) => (named, None),
             Ok(Route::Joined { token, named }) => {
@@ -145,7 +147,7 @@ impl Handler {
                     Ok(_) => return refuse(Refusal::Denied),
                     Err(refusal) => return refuse(refusal),
                 };
-                self.on_viewer(&grant);
+                since = self.on_viewer(&grant);
                 (named, Some(grant.viewer))
             }
             Ok(Route::Other) => {
@@ -170,7 +172,7 @@ impl Handler {
                 return self.steer(id, path, player, asked).await;
             }
         };
-        let answer = self.find(object, asked);
+        let answer = self.find(object, asked, since);
         let (response, status) = if private {
             tokio::select! {
                 biased;
@@ -193,7 +195,18 @@ impl Handler {
         response
     }
 
-    async fn find(&self, object: Object, asked: Asked<'_>) -> (Response<Body>, CacheStatus) {
+    /// `since`: when the joined viewer came who asks.
+    async fn find(
+        &self,
+        object: Object,
+        asked: Asked<'_>,
+        since: Option<Instant>,
+    ) -> (Response<Body>, CacheStatus) {
+        let answered = |measured: Option<&Measured>, held| {
+            if let (Some(measured), Some(since), true) = (measured, since, asked.wants_all()) {
+                measured.on_answered(now(), held, since);
+            }
+        };
         let found = match object.resource {
             Resource::Index | Resource::Chunklist => self.list(object, asked).await,
             resource => {
@@ -202,10 +215,12 @@ impl Handler {
                 let found = self.broadcasts.object(id, resource, asked.private, early).await;
                 found.map(|(found, status)| match found {
                     Found::Here(found) => {
+                        answered(found.measured.as_ref(), Some(found.arrived));
                         let age = now().saturating_duration_since(found.arrived);
                         (self.responder.found(&found.answer, status, age, asked), status)
                     }
                     Found::Coming(filling) => {
+                        answered(filling.measured(), None);
                         (self.responder.filling(&filling, status, asked), status)
                     }
                 })
@@ -286,15 +301,18 @@ impl Handler {
         good.then_some(grant)
     }
 
-    fn on_viewer(&self, grant: &WatchGrant) {
+    /// Counts a viewer; since when it has been here.
+    fn on_viewer(&self, grant: &WatchGrant) -> Option<Instant> {
         let lease = self.broadcasts.lease(grant.broadcast);
         let mut viewers = self.viewers.lock();
         let begun = viewers.on_request(now(), now_utc(), grant, lease);
+        let since = viewers.since(grant.broadcast, grant.viewer);
         if let Some(lease) = begun {
             self.count(&viewers);
             drop(viewers);
             self.attachment.lease_begun(as_control(&lease));
         }
+        since
     }
 
     /// Somebody without a token was answered. Players ask for a list again and

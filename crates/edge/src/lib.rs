@@ -23,6 +23,7 @@ pub mod cache;
 mod config;
 mod connections;
 pub mod crowd;
+pub mod delays;
 pub mod directory;
 pub mod fetch;
 pub mod filling;
@@ -62,7 +63,7 @@ use spyglass_daemon::meter::Meter;
 use spyglass_daemon::reload::Live;
 use spyglass_daemon::state::StateDir;
 use spyglass_daemon::tls::{self, Identity};
-use spyglass_daemon::{Shutdown, cluster_key, grpc, listen, panics, random};
+use spyglass_daemon::{Shutdown, cluster_key, delay, grpc, listen, panics, random};
 use spyglass_media::NodeId;
 use tokio::net::TcpListener;
 use tokio::sync::broadcast::error::RecvError;
@@ -293,6 +294,7 @@ impl Edge {
             }
         }));
         until(tokio::spawn(beat(Arc::clone(&handler))));
+        until(tokio::spawn(report_delays(Arc::clone(&handler))));
         until(tokio::spawn(steer(Arc::clone(&handler), attachment.clone())));
         until(tokio::spawn(revoke(Arc::clone(&handler), attachment)));
         until(tokio::spawn(obey(commands)));
@@ -394,6 +396,15 @@ impl attach::Source for Reports {
 
     fn records(&self) -> Vec<BroadcastRecord> {
         Vec::new()
+    }
+}
+
+async fn report_delays(handler: Arc<Handler>) {
+    let mut beat = tokio::time::interval(delay::EVERY);
+    beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        beat.tick().await;
+        handler.attachment.delays(handler.broadcasts.take_delays());
     }
 }
 

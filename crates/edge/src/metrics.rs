@@ -6,6 +6,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use spyglass_daemon::delay::Histograms;
+
 use crate::outcome::CacheStatus;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -58,6 +60,8 @@ pub struct Metrics {
     pub gateways: Gauge,
     /// Edges that watch this one.
     pub watchers: Gauge,
+    /// How long media took.
+    pub delays: Histograms,
     /// Joined viewers who have asked lately.
     pub viewers: Gauge,
     /// Connections open.
@@ -89,6 +93,7 @@ impl Metrics {
                     requests.get_or_create(&labels).clone()
                 })
             }),
+            delays: Histograms::register(registry),
             fetches: Family::default(),
             closed: Family::default(),
             upstream: ["origin", "gateway"]

@@ -20,6 +20,7 @@ use http_body_util::Full;
 use sha2::{Digest as _, Sha256};
 use spyglass_media::{NodeId, Resource};
 
+use crate::delays::Measured;
 use crate::filling::{Broken, Filling, Reader};
 use crate::negotiate::{self, Wanted};
 use crate::outcome::{CacheStatus, CacheStatusValues};
@@ -279,6 +280,8 @@ pub struct Object {
     pub answer: Prebuilt,
     /// When it came here.
     pub arrived: Instant,
+    /// How long it took; nothing for what is measured by nobody.
+    pub measured: Option<Measured>,
 }
 
 /// What a request wants to know besides the object.

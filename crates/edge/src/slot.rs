@@ -29,6 +29,9 @@ use spyglass_media::{Position, Version};
 use awaited::Reach;
 pub use awaited::{Asked, Awaited};
 
+/// The default chunk length's target duration, while nothing is known.
+const UNKNOWN_TARGET: Duration = Duration::from_secs(4);
+
 /// How long each wait may last.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -221,6 +224,8 @@ pub struct Slot<L> {
     watched: bool,
     standing: Option<Standing>,
     last_viewer: Instant,
+    /// Requests have come without a long pause since.
+    attended: Instant,
     interested: bool,
     /// The least that anybody has waited for since the last fill.
     awaited: Option<Position>,
@@ -243,6 +248,7 @@ impl<L: Clone> Slot<L> {
             watched: false,
             standing: None,
             last_viewer: now,
+            attended: now,
             interested: false,
             awaited: None,
         }
@@ -291,8 +297,7 @@ impl<L: Clone> Slot<L> {
     /// Somebody asks for the list, having begun to as `asked` says.
     pub fn on_poll(&mut self, now: Instant, asked: impl Into<Asked>) -> Polled<L> {
         let asked = asked.into();
-        self.last_viewer = now;
-        let declare = !std::mem::replace(&mut self.interested, true);
+        let declare = self.on_viewer(now);
         let (poll, fetch) = self.answer(now, asked);
         Polled { poll, fetch, declare }
     }
@@ -549,8 +554,18 @@ impl<L: Clone> Slot<L> {
     /// A viewer asked for something other than the list. True when interest
     /// must be declared.
     pub fn on_viewer(&mut self, now: Instant) -> bool {
+        let pause = now.saturating_duration_since(self.last_viewer);
+        // A player polls once a target duration at least.
+        if !self.interested || pause > 2 * self.target().unwrap_or(UNKNOWN_TARGET) {
+            self.attended = now;
+        }
         self.last_viewer = now;
         !std::mem::replace(&mut self.interested, true)
+    }
+
+    /// Since when somebody has been watching; nothing when nobody is.
+    pub fn attended(&self) -> Option<Instant> {
+        self.interested.then_some(self.attended)
     }
 
     /// Whether notices are wanted.

@@ -44,6 +44,7 @@ impl Lease {
 #[derive(Debug)]
 struct Seen {
     lease: Lease,
+    since: Instant,
     until: Instant,
 }
 
@@ -89,9 +90,14 @@ impl Viewers {
             return None;
         }
         let lease = Lease::of(grant, utc);
-        self.seen.insert(key, Seen { lease, until });
+        self.seen.insert(key, Seen { lease, since: now, until });
         self.next_sweep.get_or_insert(now + SWEEP);
         Some(lease)
+    }
+
+    /// Since when this viewer has been here; nothing when it is not counted.
+    pub fn since(&self, broadcast: BroadcastId, viewer: ViewerId) -> Option<Instant> {
+        self.seen.get(&(broadcast, viewer)).map(|seen| seen.since)
     }
 
     /// A viewer's tokens are refused from now on.

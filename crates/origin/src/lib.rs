@@ -44,7 +44,7 @@ use spyglass_daemon::attach::{self, Attachment, Command, Profile};
 use spyglass_daemon::http::{is_loopback, public_url};
 use spyglass_daemon::reload::Live;
 use spyglass_daemon::state::StateDir;
-use spyglass_daemon::{Shutdown, cluster_key, grpc, listen, now_utc, panics, random};
+use spyglass_daemon::{Shutdown, cluster_key, delay, grpc, listen, now_utc, panics, random};
 use spyglass_media::NodeId;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -206,6 +206,7 @@ impl Origin {
         reports.of(&registry);
         tokio::spawn(obey(Arc::clone(&registry), attachment.clone(), commands));
         tokio::spawn(sweep(Arc::clone(&registry), shutdown.clone()));
+        tokio::spawn(report_delays(Arc::clone(&registry), shutdown.clone()));
         let own_admin = self.separate_admin.is_none();
         let with_metrics = own_admin && is_loopback(&self.http);
         tokio::spawn(self.admin.clone().serve(self.http, with_metrics, shutdown.clone()));
@@ -389,6 +390,15 @@ async fn watch_keys(admin: Admin, attachment: Attachment, shutdown: Shutdown) {
         admin.ready().set(KEYS, !attachment.keys().is_empty());
         tokio::select! {
             () = tokio::time::sleep(BEAT) => {}
+            () = shutdown.requested() => return,
+        }
+    }
+}
+
+async fn report_delays(registry: Arc<Registry>, shutdown: Shutdown) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(delay::EVERY) => registry.report_delays(),
             () = shutdown.requested() => return,
         }
     }

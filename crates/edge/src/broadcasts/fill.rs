@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use spyglass_api::upstream::Header;
@@ -12,6 +12,7 @@ use tracing::debug;
 
 use super::{Broadcast, Broadcasts, Change, now};
 use crate::cache::{Announce, Flying, Outcome};
+use crate::delays::Measured;
 use crate::fetch::{Failure, Passing};
 use crate::filling::Writer;
 use crate::respond::{Digest, Encoding, Head, Lists, Object, Prebuilt};
@@ -98,12 +99,16 @@ pub async fn object(
     announce: Announce,
 ) -> Outcome {
     let deadline = now() + broadcasts.limits.fetch;
-    let mut passing = PassOn { resource, announce, writer: None };
+    let broadcast = broadcasts.get(id);
+    let measured = broadcast.as_ref().map(|it| Measured::new(Arc::clone(&it.delays)));
+    let asked = now();
+    let mut passing = PassOn { resource, announce, writer: None, measured, asked };
     let metrics = &broadcasts.metrics;
     let mut fetched = route.object(id, resource, deadline, metrics, &mut passing).await;
     if fetched.as_ref().is_err_and(|failure| failure.is_transport()) {
         broadcasts.metrics.fetch(resource.kind(), "retried");
         tokio::time::sleep(AGAIN).await;
+        passing.asked = now();
         fetched = route.object(id, resource, deadline, metrics, &mut passing).await;
     }
     let built = match fetched {
@@ -113,7 +118,13 @@ pub async fn object(
     let result = built.as_ref().map_or_else(|failure| failure.as_str(), |_| "ok");
     broadcasts.metrics.fetch(resource.kind(), result);
     match built {
-        Ok(answer) => Outcome::Found(Arc::new(Object { answer, arrived: now() })),
+        Ok(answer) => {
+            let (arrived, measured) = (now(), passing.measured);
+            if let (Some(broadcast), Some(measured)) = (broadcast, &measured) {
+                measured.on_held(arrived, broadcast.slot.lock().attended());
+            }
+            Outcome::Found(Arc::new(Object { answer, arrived, measured }))
+        }
         Err(Failure::Missing) => Outcome::Missing,
         Err(failure) => {
             debug!(broadcast = %id, %resource, failure = ?failure, "fetch failed");
@@ -137,6 +148,8 @@ struct PassOn {
     resource: Resource,
     announce: Announce,
     writer: Option<Writer>,
+    measured: Option<Measured>,
+    asked: Instant,
 }
 
 impl PassOn {
@@ -153,6 +166,9 @@ impl PassOn {
 
 impl Passing for PassOn {
     fn on_header(&mut self, header: &Header, length: usize) -> Result<(), Failure> {
+        if let Some(measured) = &mut self.measured {
+            measured.on_header(self.asked, now(), header.ready_age_us);
+        }
         if !matches!(self.resource, Resource::Chunk { .. }) || header.digest.is_empty() {
             return Ok(());
         }
@@ -164,8 +180,8 @@ impl Passing for PassOn {
                 if same { Ok(()) } else { Err(Failure::Rubbish("digest")) }
             }
             None => {
-                let writer =
-                    Writer::new(Head::new(self.resource, Encoding::Identity, digest), length);
+                let head = Head::new(self.resource, Encoding::Identity, digest);
+                let writer = Writer::new(head, length, self.measured.clone());
                 self.announce.send_replace(Flying::Filling(Arc::clone(writer.filling())));
                 self.writer = Some(writer);
                 Ok(())

@@ -328,6 +328,22 @@ fn interest_ends_30_s_after_the_last_viewer() {
 }
 
 #[test]
+fn a_broadcast_is_attended_while_requests_come() {
+    let now = Instant::now();
+    let mut slot = holding(now, 1);
+    slot.on_poll(now, now);
+    assert_eq!(slot.attended(), Some(now));
+    let later = now + Duration::from_secs(5);
+    slot.on_viewer(later);
+    assert_eq!(slot.attended(), Some(now), "a player that polls");
+    let much_later = later + Duration::from_secs(20);
+    slot.on_viewer(much_later);
+    assert_eq!(slot.attended(), Some(much_later), "somebody else, after a pause");
+    slot.on_deadline(much_later + Duration::from_secs(31));
+    assert_eq!(slot.attended(), None);
+}
+
+#[test]
 fn what_lies_beyond_the_known_position_does_not_exist() {
     let now = Instant::now();
     let chunk = |epoch, sequence| Resource::Chunk { epoch, sequence };

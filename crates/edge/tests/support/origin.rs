@@ -436,6 +436,7 @@ impl Origin {
             last_parts: live.last_parts,
             digest: Bytes::new(),
             unconfirmed_ms: 0,
+            ready_age_us: None,
         };
         let whole: String = bodies.into_iter().map(|(.., body)| body).collect();
         Ok(answer(header, whole.into()))
