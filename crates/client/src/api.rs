@@ -4,6 +4,7 @@
 //! the paths and the shapes. Shapes are read leniently: a field this client does
 //! not know is ignored, one that an older control lacks is empty.
 
+mod delay;
 mod events;
 mod shapes;
 
@@ -17,6 +18,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use spyglass_media::{BroadcastId, Location, NodeId, UserId, ViewerId};
 
+pub use self::delay::{DelaySample, MAX_SAMPLES};
 pub use self::events::{Event, Events};
 pub use self::shapes::*;
 use crate::http::{Answer, Ask, Http, problem_text};
@@ -240,6 +242,25 @@ impl Api {
     /// The delay by stage, as control tells it.
     pub async fn delay(&self, id: BroadcastId) -> Result<Value, Error> {
         self.get(&format!("/v1/broadcasts/{id}/delay")).await
+    }
+
+    /// Tells how long media took on their last way (that viewer). Control's
+    /// clock, in milliseconds since the Unix epoch.
+    pub async fn tell_delay(
+        &self,
+        id: BroadcastId,
+        viewer: ViewerId,
+        tier: Tier,
+        samples: &[DelaySample],
+    ) -> Result<i64, Error> {
+        let path = format!("/v1/broadcasts/{id}/viewers/{viewer}/delay");
+        let samples: Vec<Value> = samples.iter().map(|sample| sample.to_json()).collect();
+        let body = json!({ "tier": tier, "samples": samples });
+        let taken = self.call(Method::POST, &path, Some(&body)).await?;
+        taken["at_ms"].as_i64().ok_or_else(|| Error::BadAnswer {
+            url: format!("{}{path}", url::shown(self.base())),
+            reason: "at_ms is missing".to_owned(),
+        })
     }
 
     /// Origins and edges (operator), as control tells it.

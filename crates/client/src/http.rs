@@ -11,6 +11,8 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
+use tokio::time::Instant;
+
 use crate::{Error, url};
 
 /// How long a connection may take to come up.
@@ -48,6 +50,10 @@ pub(crate) struct Answer {
     pub(crate) body: Bytes,
     /// Where it came from, after redirects.
     pub(crate) uri: Uri,
+    /// From asking until its head was here.
+    pub(crate) first: Duration,
+    /// From asking until all of it was here.
+    pub(crate) whole: Duration,
 }
 
 impl Http {
@@ -93,7 +99,9 @@ impl Http {
 
     async fn once(&self, ask: &Ask<'_>, uri: Uri) -> Result<Answer, Error> {
         let broken = |reason: String| Error::BadAnswer { url: url::shown(&uri), reason };
+        let asked = Instant::now();
         let (head, body) = self.open(ask, &uri, None).await?.into_parts();
+        let first = asked.elapsed();
         let body = Limited::new(body, ask.limit).collect().await.map_err(|error| {
             if error.is::<LengthLimitError>() {
                 broken(format!("more than {} bytes", ask.limit))
@@ -101,7 +109,9 @@ impl Http {
                 broken(innermost(&*error))
             }
         })?;
-        Ok(Answer { status: head.status, headers: head.headers, body: body.to_bytes(), uri })
+        let body = body.to_bytes();
+        let whole = asked.elapsed();
+        Ok(Answer { status: head.status, headers: head.headers, body, uri, first, whole })
     }
 
     /// Asks, and hands out the answer before its body; `resume` is sent as

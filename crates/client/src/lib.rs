@@ -29,6 +29,7 @@ pub mod stamp;
 mod testing;
 mod url;
 pub mod view;
+mod way;
 
 pub use broadcast::broadcast;
 pub use error::Error;

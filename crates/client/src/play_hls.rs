@@ -28,6 +28,7 @@ use self::follow::{Follower, Next};
 use self::list::{List, Playlist, parse};
 use crate::http::{Answer, Ask, Http, problem_text};
 use crate::stamp::Init;
+use crate::way::Way;
 use crate::{Error, random, url, utc_now};
 
 /// When to look at the chunklist again.
@@ -121,6 +122,8 @@ pub struct Chunk {
     pub arrived: UtcTime,
     /// The same by the clock that does not jump.
     pub arrived_at: Instant,
+    /// How long it was on its way from the edge, without the wait for it there.
+    pub last_mile: Duration,
     /// `moof` and `mdat`.
     pub bytes: Bytes,
     /// The init of its epoch, as served; empty when the list names none.
@@ -128,7 +131,7 @@ pub struct Chunk {
     /// What the edge's cache said (RFC 9211).
     pub cache_status: Option<String>,
     /// Whole seconds the list had waited in the edge.
-    pub list_age: Option<u64>,
+    pub list_age: Option<u32>,
 }
 
 /// Media to hold before playing where there are no parts. The paper's app: 9 s.
@@ -149,12 +152,14 @@ pub struct HlsViewer {
     http: Http,
     edges: Vec<Uri>,
     edge: usize,
+    /// From that edge.
+    way: Way,
     /// The media playlist at the current edge, once known.
     media: Option<Uri>,
     follower: Follower,
     queue: VecDeque<Next>,
     listed: UtcTime,
-    list_age: Option<u64>,
+    list_age: Option<u32>,
     last: List,
     init: Option<(String, Bytes, Option<Init>)>,
     due: Instant,
@@ -179,6 +184,7 @@ impl HlsViewer {
             http: Http::new(),
             edges,
             edge: 0,
+            way: Way::default(),
             media: None,
             follower,
             queue: VecDeque::new(),
@@ -323,6 +329,7 @@ impl HlsViewer {
     fn next_edge(&mut self) {
         if self.edges.len() > 1 {
             self.edge = (self.edge + 1) % self.edges.len();
+            self.way = Way::default();
             self.media = None;
         }
     }
@@ -349,6 +356,7 @@ impl HlsViewer {
                         requested,
                         arrived: utc_now(),
                         arrived_at: Instant::now(),
+                        last_mile: self.way.on_answer(answer.first, answer.whole),
                         cache_status: text(&answer, CACHE_STATUS),
                         bytes: answer.body,
                         init: self.init.as_ref().map(|init| init.1.clone()).unwrap_or_default(),

@@ -2,6 +2,8 @@
 //!
 //! Playing, i.e. what waits and what stalls, is [`crate::player`].
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use spyglass_media::{MediaTime, Track, UtcTime, find_capture};
 use spyglass_rtmp::flv::{Body, parse};
@@ -11,7 +13,11 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::connection::{Connection, Dial, Step, Tcp};
+use crate::way::Way;
 use crate::{Error, RtmpUrl, utc_now};
+
+/// How often the way to the origin is measured.
+const PING: Duration = Duration::from_secs(2);
 
 /// What a viewer meets.
 #[derive(Clone, Debug)]
@@ -50,6 +56,9 @@ pub struct Frame {
     pub arrived: UtcTime,
     /// The same by the clock that does not jump.
     pub arrived_at: Instant,
+    /// How long it was on its way from the origin, as of the last ping; nothing
+    /// before the first came back.
+    pub last_mile: Option<Duration>,
     /// The coded sample.
     pub sample: Bytes,
 }
@@ -58,6 +67,12 @@ pub struct Frame {
 pub struct RtmpViewer<S = TcpStream> {
     connection: Connection<S>,
     timeline: Timeline,
+    way: Way,
+    last_mile: Option<Duration>,
+    /// When the next ping is due.
+    due: Instant,
+    /// When the last was sent, until it has come back.
+    pinged: Option<Instant>,
 }
 
 impl RtmpViewer {
@@ -74,7 +89,14 @@ impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite> RtmpViewer<S> {
     pub(crate) async fn over<D: Dial<Stream = S>>(dial: &D, url: &RtmpUrl) -> Result<Self, Error> {
         let mut connection = Connection::open(dial, url, Intent::Play).await?;
         connection.ready().await?;
-        Ok(Self { connection, timeline: Timeline::new(MediaTime::ZERO) })
+        Ok(Self {
+            connection,
+            timeline: Timeline::new(MediaTime::ZERO),
+            way: Way::default(),
+            last_mile: None,
+            due: Instant::now(),
+            pinged: None,
+        })
     }
 
     /// The next frame or configuration. Dropping the future loses nothing.
@@ -83,7 +105,13 @@ impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite> RtmpViewer<S> {
     /// When the connection breaks.
     pub async fn next(&mut self) -> Result<Event, Error> {
         loop {
-            match self.connection.step(None).await? {
+            match self.connection.step(Some(self.due)).await? {
+                Step::Due => self.ping(),
+                Step::Event(ClientEvent::Pong) => {
+                    if let Some(pinged) = self.pinged.take() {
+                        self.last_mile = Some(self.way.on_pong(pinged.elapsed()));
+                    }
+                }
                 Step::Event(ClientEvent::Media(message)) => {
                     if let Some(event) = self.on_media(&message)? {
                         return Ok(event);
@@ -94,8 +122,17 @@ impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite> RtmpViewer<S> {
                 }
                 Step::Event(ClientEvent::Ended) => return Ok(Event::Ended { said: true }),
                 Step::Closed => return Ok(Event::Ended { said: false }),
-                Step::Event(_) | Step::Due => {}
+                Step::Event(_) => {}
             }
+        }
+    }
+
+    /// One at a time: they come back without saying which they are.
+    fn ping(&mut self) {
+        self.due = Instant::now() + PING;
+        if self.pinged.is_none() {
+            self.connection.client().ping();
+            self.pinged = Some(Instant::now());
         }
     }
 
@@ -120,6 +157,7 @@ impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite> RtmpViewer<S> {
             captured: if is_key_picture { find_capture(&sample) } else { None },
             arrived: utc_now(),
             arrived_at: Instant::now(),
+            last_mile: self.last_mile,
             sample,
         })))
     }

@@ -4,6 +4,7 @@
 
 mod report;
 mod tally;
+mod tell;
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -14,6 +15,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, sleep_
 
 pub use self::report::{Delay, End, Report, Stage};
 use self::tally::Tally;
+use self::tell::Teller;
 use crate::api::{Api, Joined, State, Tier};
 use crate::play_hls::{self, HlsViewer, Poll};
 use crate::play_rtmp::{self, RtmpViewer};
@@ -89,9 +91,11 @@ pub async fn view(
     reports.set_missed_tick_behavior(MissedTickBehavior::Delay);
     reports.reset();
     let tally = Tally::new(id, joined.clone(), began.into_std());
-    let mut session = Session { api, id, config, screen: Screen { tally, reports, on_report } };
-    let end = session.play(&joined, stop.as_mut()).await;
     let as_viewer = api.with_bearer(Some(joined.token.clone()));
+    let teller = Teller::start(as_viewer.clone(), id, joined.viewer);
+    let screen = Screen { tally, reports, on_report, teller };
+    let mut session = Session { api, id, config, screen };
+    let end = session.play(&joined, stop.as_mut()).await;
     if let Ok(Err(error)) = timeout(LEAVE, as_viewer.leave(id, joined.viewer)).await {
         tracing::debug!(%error, "leaving was not understood");
     }
@@ -244,6 +248,7 @@ struct Screen<F> {
     tally: Tally,
     reports: Interval,
     on_report: F,
+    teller: Teller,
 }
 
 impl<F: FnMut(&Report) + Send> Screen<F> {
@@ -258,6 +263,7 @@ impl<F: FnMut(&Report) + Send> Screen<F> {
                 _ = self.reports.tick() => {
                     let now = Instant::now().into_std();
                     self.tally.on_time(now);
+                    self.teller.tell(&mut self.tally);
                     (self.on_report)(&self.tally.report(now, End::Watching));
                 }
             }

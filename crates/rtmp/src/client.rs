@@ -64,6 +64,8 @@ pub enum ClientEvent {
         /// For people.
         description: String,
     },
+    /// The server answered a [`Client::ping`].
+    Pong,
     /// The broadcast is over. Close.
     Ended,
 }
@@ -184,6 +186,15 @@ impl Client {
         }
     }
 
+    /// Asks the server for a sign of life, a [`ClientEvent::Pong`]. It comes
+    /// behind all media that the server has sent before.
+    pub fn ping(&mut self) {
+        if matches!(self.stage, Stage::Live { .. }) {
+            // What is in it only comes back.
+            self.link.ping(0);
+        }
+    }
+
     /// Ends the publish or the play. Write out, then close.
     pub fn finish(&mut self) {
         if let Stage::Live { stream } | Stage::Asking { stream } = self.stage {
@@ -248,6 +259,9 @@ impl Client {
             }
             Incoming::Data(Data::Other(body)) if playing => self.raise(ClientEvent::Data(body)),
             Incoming::StreamEnd if matches!(self.stage, Stage::Live { .. }) => self.ended(),
+            Incoming::Pong if matches!(self.stage, Stage::Live { .. }) => {
+                self.raise(ClientEvent::Pong)
+            }
             _ => Ok(()),
         }
     }

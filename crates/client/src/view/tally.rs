@@ -1,12 +1,14 @@
 //! Counts what arrives, lets the player model play it, measures. Pure but for
 //! the times that the arrivals carry.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use spyglass_media::{BroadcastId, MediaTime, Track, UtcTime};
 
 use super::report::{Delays, End, Report, Stage};
-use crate::api::{Joined, Tier};
+use super::tell::Measured;
+use crate::api::{DelaySample, Joined, MAX_SAMPLES, Tier};
 use crate::player::{self, Player, Stats, Unit};
 use crate::{play_hls, play_rtmp};
 
@@ -15,6 +17,11 @@ use crate::{play_hls, play_rtmp};
 struct Tag {
     captured: Option<UtcTime>,
     arrived: UtcTime,
+    /// A frame has said when it was captured, rather than a playlist.
+    stamped: bool,
+    last_mile: Option<Duration>,
+    /// One measurement a key frame or chunk.
+    counts: bool,
 }
 
 pub(super) struct Tally {
@@ -37,6 +44,8 @@ pub(super) struct Tally {
     /// The track that is played on push: pictures, or sound when there are none.
     video: bool,
     last_frame: Option<(MediaTime, Duration)>,
+    /// For control; so many at most, the oldest go first.
+    measured: VecDeque<DelaySample>,
 }
 
 /// A frame's length before its successor tells.
@@ -65,6 +74,7 @@ impl Tally {
             missed: 0,
             video: false,
             last_frame: None,
+            measured: VecDeque::new(),
         }
     }
 
@@ -73,6 +83,7 @@ impl Tally {
         self.before = total(self.before, self.player.stats());
         self.player = Player::new(player::Config::new(prebuffer));
         self.tier = tier;
+        self.measured.clear();
         self.last_frame = None;
         self.fell_back = self.fell_back.take().or(why);
     }
@@ -107,7 +118,13 @@ impl Tally {
                 None => FIRST_FRAME,
             };
             self.last_frame = Some((frame.time, duration));
-            let tag = Tag { captured: frame.captured, arrived: frame.arrived };
+            let tag = Tag {
+                captured: frame.captured,
+                arrived: frame.arrived,
+                stamped: frame.captured.is_some(),
+                last_mile: frame.last_mile,
+                counts: frame.key,
+            };
             let unit = Unit { sequence: self.frames, start: frame.time, duration, tag };
             self.player.on_unit(now, unit);
         }
@@ -132,7 +149,13 @@ impl Tally {
         self.delays.add(Stage::Chunking, millis(chunk.duration));
         self.delays.add(Stage::LastMile, between(chunk.requested, chunk.arrived));
         let now = chunk.arrived_at.into_std();
-        let tag = Tag { captured, arrived: chunk.arrived };
+        let tag = Tag {
+            captured,
+            arrived: chunk.arrived,
+            stamped: chunk.captured.is_some(),
+            last_mile: Some(chunk.last_mile),
+            counts: true,
+        };
         let (start, duration) = (chunk.start, chunk.duration);
         let sequence = chunk.sequence.saturating_mul(PARTS) + u64::from(chunk.part.unwrap_or(0));
         self.player.on_unit(now, Unit { sequence, start, duration, tag });
@@ -150,6 +173,16 @@ impl Tally {
     /// Plays what is due.
     pub(super) fn on_time(&mut self, now: Instant) {
         for played in self.player.on_time(now) {
+            if played.tag.counts {
+                let Tag { captured, arrived, stamped, last_mile, .. } = played.tag;
+                let captured = captured.filter(|_| stamped);
+                let total = captured.map(|it| between(it, arrived + played.buffered));
+                let buffering = played.buffered;
+                if self.measured.len() == MAX_SAMPLES {
+                    self.measured.pop_front();
+                }
+                self.measured.push_back(DelaySample { last_mile, buffering, total_ms: total });
+            }
             self.startup.get_or_insert_with(|| played.at.saturating_duration_since(self.began));
             // One measurement a key frame or chunk: those that carry a time.
             if let Some(captured) = played.tag.captured {
@@ -158,6 +191,11 @@ impl Tally {
                 self.delays.add(Stage::Total, between(captured, shown));
             }
         }
+    }
+
+    /// What was measured since the last call.
+    pub(super) fn take_measured(&mut self) -> Measured {
+        Measured { tier: self.tier, samples: std::mem::take(&mut self.measured).into() }
     }
 
     pub(super) fn frames(&self) -> u64 {
