@@ -7,6 +7,7 @@
 
 mod access;
 mod broadcasts;
+mod delay;
 mod nodes;
 mod people;
 mod screen;
@@ -88,6 +89,8 @@ enum Command {
     Delay {
         /// The broadcast
         id: BroadcastId,
+        #[command(flatten)]
+        again: Again,
     },
     /// Who watches a broadcast, and through which node
     Viewers {
@@ -156,6 +159,7 @@ impl Command {
             Self::Nodes { again }
             | Self::Broadcasts { again, .. }
             | Self::Show { again, .. }
+            | Self::Delay { again, .. }
             | Self::Viewers { again, .. } => again.watch,
             _ => false,
         }
@@ -217,7 +221,7 @@ async fn ask(api: &Api, command: &Command) -> anyhow::Result<Value> {
         Command::Nodes { .. } => known(api.nodes().await, "list nodes")?,
         Command::Broadcasts { which, .. } => broadcasts::list(api, which).await?,
         Command::Show { id, .. } => api.get(&format!("/v1/broadcasts/{id}")).await?,
-        Command::Delay { id } => {
+        Command::Delay { id, .. } => {
             of_broadcast(api, *id, api.delay(*id).await, "measure delay").await?
         }
         Command::Viewers { id, .. } => {
@@ -296,7 +300,8 @@ fn shown(command: &Command, view: View, answer: &Value) -> String {
         Command::Nodes { .. } => nodes::shown(view, answer),
         Command::Broadcasts { .. } => broadcasts::shown(view, answer),
         Command::Viewers { .. } => broadcasts::viewers(view, answer),
-        Command::Show { .. } | Command::Delay { .. } => broadcasts::one(view, answer),
+        Command::Show { .. } => broadcasts::one(view, answer),
+        Command::Delay { .. } => delay::shown(view, answer),
         Command::Record { .. } => broadcasts::record(view, answer),
         Command::Kick { viewer, .. } => format!("viewer {viewer} is cut off"),
         Command::End { id } => format!("broadcast {id} has ended"),

@@ -12,6 +12,7 @@ mod an_edge_outlives_its_origin;
 mod broadcasts_outlive_control;
 mod broadcasts_outlive_the_store;
 mod chunks_are_the_same_on_every_edge;
+mod delay_is_known_by_stage;
 mod edge_restart_loses_nobody;
 mod first_poll_fetches_once;
 mod hostile_input_costs_one_connection;
