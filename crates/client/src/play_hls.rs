@@ -122,8 +122,9 @@ pub struct Chunk {
     pub arrived: UtcTime,
     /// The same by the clock that does not jump.
     pub arrived_at: Instant,
-    /// How long it was on its way from the edge, without the wait for it there.
-    pub last_mile: Duration,
+    /// How long it was on its way from the edge, without the wait for it there,
+    /// in microseconds.
+    pub last_mile_us: u32,
     /// `moof` and `mdat`.
     pub bytes: Bytes,
     /// The init of its epoch, as served; empty when the list names none.
@@ -356,7 +357,10 @@ impl HlsViewer {
                         requested,
                         arrived: utc_now(),
                         arrived_at: Instant::now(),
-                        last_mile: self.way.on_answer(answer.first, answer.whole),
+                        last_mile_us: u32::try_from(
+                            self.way.on_answer(answer.first, answer.whole).as_micros(),
+                        )
+                        .unwrap_or(u32::MAX),
                         cache_status: text(&answer, CACHE_STATUS),
                         bytes: answer.body,
                         init: self.init.as_ref().map(|init| init.1.clone()).unwrap_or_default(),

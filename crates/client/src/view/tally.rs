@@ -153,7 +153,7 @@ impl Tally {
             captured,
             arrived: chunk.arrived,
             stamped: chunk.captured.is_some(),
-            last_mile: Some(chunk.last_mile),
+            last_mile: Some(Duration::from_micros(chunk.last_mile_us.into())),
             counts: true,
         };
         let (start, duration) = (chunk.start, chunk.duration);
