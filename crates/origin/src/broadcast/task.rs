@@ -40,11 +40,12 @@ use crate::{now, sleep_until};
 /// One [`SEAM`] before the first frame, which so stands at one second: far
 /// enough from zero that a composition offset or a track that starts a little
 /// earlier never makes it negative.
-const FIRST: MediaTime = MediaTime::from_millis(960);
+const FIRST: MediaTime = MediaTime::from_millis(750);
 
-/// The distance kept between the last frame of one publisher connection and
-/// the first of the next.
-const SEAM: Duration = Duration::from_millis(40);
+/// From the last frame of a connection to the first of the next. Pictures are
+/// shown later than they are decoded, by their composition offsets: the last of
+/// the one must come before the first of the other.
+const SEAM: Duration = Duration::from_millis(250);
 
 /// What a broadcast starts with.
 #[derive(Debug)]
