@@ -479,7 +479,9 @@ impl Segmenter {
     fn fill(&mut self, now: Instant, until: MediaTime, out: &mut Vec<Output>) {
         let Some(epoch) = &mut self.epoch else { return };
         let missing = (until - epoch.end).ticks();
-        if missing > LONGEST_HOLE * self.timing.target {
+        // What was torn is a GAP in any case; the rest behind it obeys the same limit.
+        let longest = LONGEST_HOLE + i64::from(self.torn);
+        if missing > longest * self.timing.target {
             if self.torn {
                 self.gap(now, self.timing.target, out);
             }

@@ -446,6 +446,22 @@ fn a_restart_keeps_sequence_and_bytes_and_gaps_cover_the_absence() {
     assert_eq!(broadcast.inits().last().unwrap().epoch, 2);
 }
 
+/// The chunk that was torn becomes a GAP of its own; what is left behind it must
+/// again be filled, or too long to be.
+#[test]
+fn a_restart_after_a_stall_of_any_length_leaves_no_hole_that_gaps_should_fill() {
+    for away in (0..120).map(f64::from) {
+        let mut broadcast = Broadcast::both();
+        broadcast.play(&mut gop_of(50), seconds(20.0), NONE);
+        broadcast.pass(seconds(away));
+        broadcast.restart(seconds(0.1));
+        broadcast.connect(Some(gop::AVC_360P), Some(gop::AAC_48K_STEREO));
+        let offset = broadcast.now();
+        broadcast.play(&mut gop_of(50), seconds(8.0), offset);
+        assert_eq!(broadcast.inits().last().unwrap().epoch, 2);
+    }
+}
+
 #[test]
 fn a_saved_list_that_lacks_anything_is_not_restored() {
     let mut broadcast = Broadcast::both();
