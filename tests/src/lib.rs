@@ -9,7 +9,6 @@ pub mod ffmpeg;
 pub mod herd;
 pub mod hls;
 pub mod http;
-pub mod nats;
 pub mod rtmp;
 pub mod script;
 pub mod several;

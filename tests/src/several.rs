@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use hyper::Method;
 use serde_json::{Value, json};
+use spyglass_testkit::nats::Nats;
 use tempfile::TempDir;
 
 use crate::eventually;
 use crate::http::{Answer, Client};
-use crate::nats::Nats;
 use crate::system::{Broadcast, OPERATOR, Process, authority, service, strings};
 
 /// Time for debug builds on a busy machine.
@@ -34,7 +34,7 @@ pub struct Several {
 impl Several {
     /// Starts all of them and waits until each control knows each node.
     pub async fn start(args: &[&str]) -> Self {
-        let nats = Nats::start().await;
+        let nats = Nats::start();
         let dir = tempfile::tempdir().unwrap();
         let none = Value::Null;
         let controls = [

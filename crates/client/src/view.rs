@@ -200,7 +200,11 @@ impl<F: FnMut(&Report) + Send> Session<'_, F> {
     {
         loop {
             let event = tokio::select! {
-                event = self.screen.attend(viewer.next()) => event?,
+                event = self.screen.attend(viewer.next()) => match event {
+                    // Who was let in is denied only when its token was revoked.
+                    Err(Error::Denied { .. }) => return Ok(Some(End::Removed)),
+                    event => event?,
+                },
                 () = &mut stop => return Ok(Some(End::Stopped)),
             };
             match event {

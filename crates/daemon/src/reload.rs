@@ -81,10 +81,10 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Reload<T> {
         while signals.recv().await.is_some() {
             match self.again() {
                 Ok(changed) => {
-                    let (now, later) = (changed.now.join(", "), changed.later.join(", "));
-                    info!(changed = now, "configuration read again");
-                    if !later.is_empty() {
-                        warn!(keys = later, "these changes need a restart");
+                    info!(changed = changed.now.join(", "), "configuration read again");
+                    if !changed.later.is_empty() {
+                        let keys = changed.later.join(", ");
+                        warn!(keys, "these changes need a restart");
                     }
                 }
                 Err(reason) => error!(reason, "configuration not reloaded: the old one holds"),
@@ -104,29 +104,38 @@ impl<T: Serialize + DeserializeOwned + Send + Sync + 'static> Reload<T> {
         let read: T = config::load(Some(file), self.overlay.clone()).map_err(text)?;
         let named = |reason| format!("configuration {}: {reason}", file.display());
         (self.check)(&read).map_err(named)?;
-        let table = |config: &T| Table::try_from(config).map_err(|error| named(error.to_string()));
-        let (mut holds, read) = (table(&self.live.get())?, table(&read)?);
-        let mut changed = Changed::default();
-        let keys: std::collections::BTreeSet<&String> = holds.keys().chain(read.keys()).collect();
-        for key in keys.into_iter().filter(|key| holds.get(*key) != read.get(*key)) {
-            let to = if self.keys.contains(&key.as_str()) {
-                &mut changed.now
-            } else {
-                &mut changed.later
-            };
-            to.push(key.clone());
-        }
-        for key in &changed.now {
-            match read.get(key) {
-                Some(value) => drop(holds.insert(key.clone(), value.clone())),
-                None => drop(holds.remove(key)),
-            }
-        }
-        if !changed.now.is_empty() {
-            self.live.set(from_table(holds).map_err(text)?);
-        }
-        Ok(changed)
+        apply(&self.live, self.keys, &read).map_err(named)
     }
+}
+
+/// Puts those of `keys` in effect that `read`, which was checked, says otherwise.
+///
+/// # Errors
+/// When it cannot be written as TOML; nothing has changed then.
+pub fn apply<T: Serialize + DeserializeOwned>(
+    live: &Live<T>,
+    reloaded: &[&str],
+    read: &T,
+) -> Result<Changed, String> {
+    let table = |config: &T| Table::try_from(config).map_err(|error| error.to_string());
+    let (mut holds, read) = (table(&live.get())?, table(read)?);
+    let mut changed = Changed::default();
+    let keys: std::collections::BTreeSet<&String> = holds.keys().chain(read.keys()).collect();
+    for key in keys.into_iter().filter(|key| holds.get(*key) != read.get(*key)) {
+        let to =
+            if reloaded.contains(&key.as_str()) { &mut changed.now } else { &mut changed.later };
+        to.push(key.clone());
+    }
+    for key in &changed.now {
+        match read.get(key) {
+            Some(value) => drop(holds.insert(key.clone(), value.clone())),
+            None => drop(holds.remove(key)),
+        }
+    }
+    if !changed.now.is_empty() {
+        live.set(from_table(holds).map_err(|error| error.to_string())?);
+    }
+    Ok(changed)
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ use crate::gate::Place;
 use crate::life::ConnectionId;
 use crate::pace::{Lead, Pace};
 use crate::registry::Registry;
-use crate::viewer::{Mailbox, Taken};
+use crate::viewer::{CloseReason, Mailbox, Taken};
 use crate::{now, sleep_until};
 
 /// Bytes read at once.
@@ -237,7 +237,12 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<R, W>
         if let Role::Viewer(mailbox) = &self.role
             && let Taken::Close(reason) = mailbox.take(idle, &mut self.pending)
         {
-            self.server.end_play();
+            match reason {
+                CloseReason::Revoked => self.server.cut_play(REVOKED),
+                CloseReason::Ended | CloseReason::Replaced | CloseReason::Slow => {
+                    self.server.end_play();
+                }
+            }
             self.pending.push_back(self.server.take_output());
             return Err(End::Closed(reason.as_str()));
         }

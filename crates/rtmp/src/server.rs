@@ -195,6 +195,15 @@ impl Server {
         }
     }
 
+    /// Tells an accepted player that it is cut off, and why. Then close.
+    pub fn cut_play(&mut self, description: &str) {
+        if let Stage::Live { role: Role::Play, stream } = self.stage {
+            let code = Refusal::PlayDenied.as_str();
+            self.link.status(stream, "error", code, description);
+            self.over();
+        }
+    }
+
     fn over(&mut self) {
         self.stage = Stage::Over;
         self.deadline = None;

@@ -5,6 +5,7 @@
 //! file runs it.
 
 mod plan;
+mod reload;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -88,7 +89,7 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
         Some(path) => config::read::<plan::File>(path)?,
         None => toml::Table::new(),
     };
-    let plan = Plan::new(file, flags)?;
+    let plan = Plan::new(file, flags.clone())?;
     log::init(plan.settings.log_format);
     shutdown.on_signals()?;
 
@@ -118,6 +119,15 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     let mut health = vec![at.health, origin.addresses().health];
     health.extend(edges.iter().map(|edge| edge.addresses().health));
     let rtmp = origin.addresses().rtmp;
+    let reload = reload::Services {
+        file: args.files.config.clone(),
+        flags,
+        grpc,
+        control: control.live(),
+        origin: origin.live(),
+        edges: edges.iter().map(Edge::live).collect(),
+    };
+    tokio::spawn(reload.on_hangup()?);
 
     // The demo ends its broadcast while the services still answer.
     let services = Shutdown::new();

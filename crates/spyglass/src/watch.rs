@@ -164,6 +164,7 @@ fn summary(report: &Report) -> String {
         "{} · {:.1} s · {} · {:.1} MB",
         match report.end {
             End::Ended => "the broadcast has ended",
+            End::Removed => "removed: this viewer was kicked, or the key of its token revoked",
             End::Stopped | End::Watching => "stopped",
         },
         secs(report.watched_ms.cast_signed()),

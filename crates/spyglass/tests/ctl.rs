@@ -197,6 +197,41 @@ fn every_command_has_a_table_and_json() {
     assert!(!system.json(&["keys", "list"])["keys"].as_array().unwrap().is_empty());
     assert!(system.table(&["keys", "list"]).starts_with("ID "));
 
+    let signing = |keys: &Value, state: &str| {
+        let keys = keys["keys"].as_array().unwrap();
+        let found = keys.iter().find(|key| key["state"] == state);
+        found.map(|key| word(key, "id").to_owned())
+    };
+    let first = signing(&system.json(&["keys", "list"]), "signing").unwrap();
+    let made = system.table(&["keys", "rotate"]);
+    let next = signing(&system.json(&["keys", "list"]), "next").unwrap();
+    assert!(made.contains(&next), "{made}");
+    assert!(system.failure(&["keys", "rotate"]).contains(&next), "one at a time");
+    let refused = system.table(&["keys", "revoke", &first]);
+    assert!(refused.contains(&first) && refused.contains("refused"), "{refused}");
+    let left = system.json(&["keys", "list"]);
+    assert_eq!(signing(&left, "signing").as_deref(), Some(next.as_str()), "{left}");
+    assert!(!left.to_string().contains(&first), "{left}");
+    assert!(system.failure(&["keys", "revoke", &first]).contains("no such key"));
+
+    // Webhooks.
+    assert!(system.table(&["webhooks", "list"]).contains("nobody is told"));
+    let url = "http://127.0.0.1:9/hook";
+    let add = ["webhooks", "add", url, "--event", "broadcast.live"];
+    let hook = system.json(&add);
+    assert!(word(&hook, "secret").starts_with("whsec_"), "{hook}");
+    let told = &system.json(&["webhooks", "list"])["webhooks"][0];
+    assert_eq!(told["events"], serde_json::json!(["broadcast.live"]), "{told}");
+    assert!(system.table(&add).contains("whsec_"), "people see the secret, this once");
+    let listed = system.table(&["webhooks", "list"]);
+    assert!(listed.contains(url) && !listed.contains("whsec_"), "{listed}");
+    let id = word(&hook, "id");
+    assert!(system.table(&["webhooks", "remove", id]).contains("removed"));
+    assert_eq!(system.json(&["webhooks", "list"])["webhooks"].as_array().unwrap().len(), 1);
+    assert!(system.failure(&["webhooks", "remove", id]).contains("no such webhook"));
+    let wrong = system.failure(&["webhooks", "add", "ftp://127.0.0.1/"]);
+    assert!(wrong.contains("url"), "{wrong}");
+
     // Wrong credentials and wrong addresses say what to do.
     let stranger = system.failure(&["nodes", "--token", "nonsense"]);
     assert!(stranger.contains("check it"), "{stranger}");

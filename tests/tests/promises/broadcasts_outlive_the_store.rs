@@ -44,7 +44,10 @@ async fn broadcasts_outlive_the_store() {
         })
         .await;
 
-        system.nats.restart(empty).await;
+        match empty {
+            true => system.nats.restart_empty(),
+            false => system.nats.restart(),
+        }
         let back = Instant::now();
         system.wait_for_readiness(200, SOON).await;
         let other = system.create(1, "made after").await;

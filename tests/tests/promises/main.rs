@@ -1,6 +1,7 @@
 //! One file for each promise, named after it.
 
 mod a_browser_plays_it;
+mod a_closed_broadcast_is_for_those_who_join;
 mod a_follower_misses_nothing;
 mod a_kick_is_felt_within_a_second;
 mod a_long_broadcast_obeys_every_rule;
@@ -29,4 +30,5 @@ mod the_console_shows_what_happens;
 mod the_demo_is_watchable;
 mod the_end_is_told;
 mod two_publishers_one_writer;
+mod webhooks_outlive_their_control;
 mod what_is_shown_is_recent;

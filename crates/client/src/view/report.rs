@@ -114,6 +114,8 @@ pub enum End {
     Stopped,
     /// The broadcast is over.
     Ended,
+    /// This viewer's token is refused although it has not expired: it was kicked.
+    Removed,
 }
 
 /// A session so far.

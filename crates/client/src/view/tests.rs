@@ -128,6 +128,25 @@ async fn a_push_viewer_measures_every_key_frame_and_leaves() {
 }
 
 #[tokio::test]
+async fn a_push_viewer_who_is_kicked_is_told_so() {
+    let (url, serving) = origin(async |mut origin| {
+        origin.accept_request().await;
+        let mut out = BytesMut::new();
+        write_message(&mut out, Kind::Audio, 5, &flv::audio_body(&[1]));
+        origin.pipe.write_all(&out).await.unwrap();
+        origin.server.cut_play("this token was revoked");
+        origin.flush().await;
+        while origin.next().await.is_some() {}
+    })
+    .await;
+    let (_server, api) = world(Some(url)).await;
+    let viewing = view(&api, id(), quick(Choice::Auto), |_| {}, pending());
+    let (report, ()) = tokio::join!(viewing, serving);
+    let report = report.unwrap();
+    assert_eq!((report.tier, report.end, report.frames), (Tier::Push, End::Removed, 1));
+}
+
+#[tokio::test]
 async fn when_push_fails_the_viewer_goes_on_over_hls() {
     let (url, serving) = origin(async |mut origin| {
         let Some(Asked::Play(request)) = origin.next().await else { panic!("no play") };

@@ -41,6 +41,10 @@ pub fn tls() -> Arc<ClientConfig> {
     if roots.is_empty() {
         tracing::warn!("no certificate authorities on this machine: https webhooks will fail");
     }
+    trusting(roots)
+}
+
+fn trusting(roots: RootCertStore) -> Arc<ClientConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(rustls::DEFAULT_VERSIONS);
@@ -116,5 +120,91 @@ async fn send(
             Ok(()) => answer.await.map(|answer| answer.status().as_u16()).map_err(failed),
             Err(error) => Err(failed(error)),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    use rustls::ServerConfig;
+    use rustls::pki_types::PrivateKeyDer;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+
+    use super::*;
+
+    /// A server's side, with a certificate of a local authority, and a client's
+    /// side that trusts that authority and no other.
+    fn both(host: &str) -> (TlsAcceptor, Arc<ClientConfig>) {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let authority = params.self_signed(&key).unwrap();
+        let issuer = Issuer::new(params, key);
+        let own = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec![host.to_owned()]).unwrap();
+        let certificate = params.signed_by(&own, &issuer).unwrap();
+        let key = PrivateKeyDer::try_from(own.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let server = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(rustls::DEFAULT_VERSIONS)
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key)
+            .unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(authority.der().clone()).unwrap();
+        (TlsAcceptor::from(Arc::new(server)), trusting(roots))
+    }
+
+    /// Answers 204 to everybody; what came, head and body.
+    async fn receive(
+        listener: TcpListener,
+        tls: TlsAcceptor,
+        came: tokio::sync::mpsc::Sender<String>,
+    ) {
+        loop {
+            let (socket, _) = listener.accept().await.unwrap();
+            let Ok(mut socket) = tls.accept(socket).await else { continue };
+            let mut bytes = Vec::new();
+            while !bytes.ends_with(b"}") {
+                if socket.read_buf(&mut bytes).await.unwrap() == 0 {
+                    break;
+                }
+            }
+            came.send(String::from_utf8(bytes).unwrap()).await.unwrap();
+            let answer = b"HTTP/1.1 204 No Content\r\ncontent-length: 0\r\n\r\n";
+            socket.write_all(answer).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn https_reaches_whom_this_machine_trusts_and_nobody_else() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (acceptor, trusts) = both("localhost");
+        let (came, mut messages) = tokio::sync::mpsc::channel(1);
+        tokio::spawn(receive(listener, acceptor, came));
+        let message =
+            Message { id: "msg_1".to_owned(), timestamp: 1, body: Bytes::from_static(b"{}") };
+        let secret = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3";
+        let url = format!("https://localhost:{port}/hook");
+        assert_eq!(post(&url, secret, &message, Arc::clone(&trusts)).await, Ok(204));
+        let told = messages.recv().await.unwrap();
+        assert!(told.starts_with("POST /hook HTTP/1.1") && told.ends_with("{}"), "{told}");
+        let signature = signature(secret, "msg_1", 1, &message.body);
+        assert!(told.contains(&signature), "{told}");
+
+        // Another authority's word, and another host's name, count for nothing.
+        let (_, stranger) = both("localhost");
+        let elsewhere = format!("https://127.0.0.1:{port}/hook");
+        for (url, trusts) in [(&url, stranger), (&elsewhere, trusts)] {
+            let refused = post(url, secret, &message, trusts).await.unwrap_err();
+            assert!(refused.starts_with("TLS: "), "{refused}");
+        }
+        assert!(messages.try_recv().is_err(), "nothing was said to them");
     }
 }
