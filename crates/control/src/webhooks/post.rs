@@ -108,16 +108,27 @@ async fn send(
     request: Request<Full<Bytes>>,
 ) -> Result<u16, String> {
     let failed = |error: hyper::Error| format!("HTTP: {error}");
+    let status = |answer: Result<http::Response<hyper::body::Incoming>, hyper::Error>| match answer
+    {
+        Ok(answer) => Ok(answer.status().as_u16()),
+        Err(error) => Err(failed(error)),
+    };
     let mut client = hyper::client::conn::http1::Builder::new();
     let shaken = client.max_buf_size(HEAD).handshake(TokioIo::new(socket)).await;
     let (mut sender, connection) = shaken.map_err(failed)?;
     let answer = sender.send_request(request);
     tokio::pin!(answer, connection);
+    let closed = tokio::select! {
+        answer = &mut answer => return status(answer),
+        closed = &mut connection => closed,
+    };
+    // The answer may have come with the end, and whoever has answered owes no
+    // farewell: TLS calls it an error when there is none.
     tokio::select! {
-        answer = &mut answer => answer.map(|answer| answer.status().as_u16()).map_err(failed),
-        closed = &mut connection => match closed {
-            // Its answer may have come with the end.
-            Ok(()) => answer.await.map(|answer| answer.status().as_u16()).map_err(failed),
+        biased;
+        answer = &mut answer => status(answer),
+        () = std::future::ready(()) => match closed {
+            Ok(()) => Err("HTTP: closed without an answer".to_owned()),
             Err(error) => Err(failed(error)),
         },
     }
