@@ -171,11 +171,21 @@ impl Seats {
         self.taken.get_mut(&number).is_some_and(|held| !std::mem::replace(&mut held.leaving, true))
     }
 
-    /// Control was away: who does not show up by `until` has lost its seat.
-    pub fn on_restart(&mut self, until: UtcTime) {
+    /// Control may have missed something: who is connected and is not named by
+    /// an origin before `connected` has lost its seat. A reservation holds until
+    /// `reserved` at least, because its viewer could not be heard of either. True
+    /// when that changed anything; then it must be written, so that whoever hears
+    /// the origin can object.
+    pub fn on_doubt(&mut self, connected: UtcTime, reserved: UtcTime) -> bool {
+        let mut changed = false;
         for held in self.taken.values_mut() {
-            held.until_ms = Some(held.until_ms.unwrap_or(i64::MIN).max(until.millis()));
+            let until = match held.until_ms {
+                None => connected.millis(),
+                Some(until) => until.max(reserved.millis()),
+            };
+            changed |= held.until_ms.replace(until) != Some(until);
         }
+        changed
     }
 
     /// Frees what has lapsed.
@@ -299,7 +309,8 @@ mod tests {
         seats.on_lease(&lease(2, second), LIMITS);
         let stored = serde_json::to_vec(&seats).unwrap();
         let mut seats: Seats = serde_json::from_slice(&stored).unwrap();
-        seats.on_restart(at(130));
+        assert!(seats.on_doubt(at(130), at(130)));
+        assert!(!seats.on_doubt(at(150), at(120)), "said once");
         assert!(seats.on_lease(&lease(1, first), LIMITS));
         assert!(seats.on_deadline(at(130)));
         assert_eq!(join(&mut seats, 3, 130), Some(2), "the second did not come back");

@@ -352,12 +352,17 @@ impl Fleet {
             self.end(&node, *broadcast, *viewer, &mut changes);
         }
         for lease in begun {
-            self.begin(&node, lease, &mut changes);
+            // On HLS a seat says so again and again: its viewer does not come
+            // back by itself when control let it lapse.
+            let again = !lease.push;
+            self.begin(&node, lease, again, &mut changes);
         }
         changes
     }
 
-    /// One page of all leases of a node. What no page names has ended.
+    /// One page of all leases of a node. What no page names has ended. What it
+    /// names is told again, known or not: another control, which does not hear
+    /// of this node, may have taken those seats for empty.
     pub fn on_digest(
         &mut self,
         id: &NodeId,
@@ -384,17 +389,20 @@ impl Fleet {
             }
         }
         for lease in leases {
-            self.begin(&node, lease, &mut changes);
+            self.begin(&node, lease, true, &mut changes);
         }
         changes
     }
 
-    fn begin(&mut self, node: &Arc<NodeId>, lease: Lease, changes: &mut Vec<SeatChange>) {
+    fn begin(
+        &mut self,
+        node: &Arc<NodeId>,
+        lease: Lease,
+        again: bool,
+        changes: &mut Vec<SeatChange>,
+    ) {
         let seat = lease.seat_lease();
-        // On HLS a seat says so again and again: its viewer does not come back
-        // by itself when control let it lapse.
-        let polls = !lease.push;
-        if (self.audience.on_begun(node, lease) || polls)
+        if (self.audience.on_begun(node, lease) || again)
             && let Some((broadcast, seat)) = seat
         {
             changes.push(SeatChange::Begun(broadcast, seat));

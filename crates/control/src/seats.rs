@@ -8,7 +8,7 @@
 //! nothing changes, and joins are answered from memory. Who gets which seat is
 //! [`crate::admission`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -40,6 +40,11 @@ const RETRY: Duration = Duration::from_secs(1);
 /// How long a write is tried against other controls, who each get through when
 /// this one does not.
 const CONTEST: Duration = Duration::from_secs(3);
+
+/// Who is said to be connected, and whom no origin names within this time, is
+/// taken to be gone. Origins name all their viewers every 10 s, so that two of
+/// three such lists may be late.
+const NAMED: Duration = Duration::from_secs(30);
 
 /// The longest pause between two of these attempts.
 const PAUSE: Duration = Duration::from_millis(16);
@@ -158,8 +163,9 @@ impl Seats {
         }
     }
 
-    /// No control hears of the broadcast's origin any more: who is connected has
-    /// a reservation's time to show up again.
+    /// No control hears of the broadcast's origin any more, as far as this one
+    /// knows: who is connected has [`NAMED`] to show up again. A control that
+    /// does hear of it says so before that is over.
     pub async fn on_origin_silent(&self, id: BroadcastId) {
         self.tell(id, Command::OriginSilent).await;
     }
@@ -234,7 +240,8 @@ struct Desk {
     limits: Arc<Mutex<Limits>>,
     /// Seats of this broadcast, where they are not everybody's.
     count: Option<Count>,
-    /// Set until the record has been read for the first time.
+    /// Set until the record has been read for the first time, and what is in
+    /// doubt then is written.
     restart: Option<UtcTime>,
     /// What the store holds, as far as is known.
     held: Option<Held>,
@@ -309,7 +316,12 @@ impl Desk {
             if let Some(Count { seats, push }) = self.count {
                 (limits.seats, limits.push) = (seats, push);
             }
-            let (given, changed) = apply(&mut seats, batch, limits, now_utc());
+            let now = now_utc();
+            // This control has not heard of these seats before: their viewers
+            // may have gone while none did, or be watched over by another.
+            let in_doubt = self.restart.is_some_and(|until| seats.on_doubt(now + NAMED, until));
+            let (given, applied) = apply(&mut seats, batch, limits, now);
+            let changed = in_doubt || applied;
             let revision = if changed {
                 match self.write(&seats, held.revision).await {
                     Ok(revision) => Some(revision),
@@ -332,6 +344,7 @@ impl Desk {
                     self.seen.0 = own;
                 }
             }
+            self.restart = None;
             self.held = Some(Held { seats, revision });
             let joins = batch.drain(..).filter_map(|command| match command {
                 Command::Join(_, answer) => Some(answer),
@@ -356,15 +369,11 @@ impl Desk {
         let held = match self.store.get(&self.key).await? {
             None => Held { seats: admission::Seats::default(), revision: None },
             Some(entry) => {
-                let mut seats: admission::Seats = serde_json::from_slice(&entry.value)
+                let seats: admission::Seats = serde_json::from_slice(&entry.value)
                     .map_err(|error| store::Error::Unavailable(format!("{}: {error}", self.key)))?;
-                if let Some(until) = self.restart {
-                    seats.on_restart(until);
-                }
                 Held { seats, revision: Some(entry.revision) }
             }
         };
-        self.restart = None;
         self.seen = written;
         Ok(held)
     }
@@ -402,10 +411,7 @@ fn apply(
             }
             Command::Leave(viewer) => seats.on_leave(*viewer),
             Command::Count(_) => false,
-            Command::OriginSilent => {
-                seats.on_restart(now + limits.reservation);
-                true
-            }
+            Command::OriginSilent => seats.on_doubt(now + NAMED, now + limits.reservation),
             Command::Connection(SeatChange::Begun(_, lease)) => seats.on_lease(lease, limits),
             Command::Connection(SeatChange::Ended(_, lease)) => {
                 seats.on_lease_end(lease, limits.grace, now)
@@ -419,19 +425,31 @@ fn apply(
     (given, changed)
 }
 
-/// Answers the joins; the rest is tried again.
+/// Answers the joins; the rest is tried again, of each connection the last that
+/// was heard.
 fn refuse_joins(batch: &mut Vec<Command>, error: &store::Error) {
-    let (joins, mut rest): (Vec<_>, Vec<_>) =
-        batch.drain(..).partition(|command| matches!(command, Command::Join(..)));
-    for command in joins {
-        if let Command::Join(_, answer) = command {
-            let _ = answer.send(Err(error.clone()));
+    let mut told = HashSet::new();
+    let mut rest = Vec::new();
+    for command in batch.drain(..).rev() {
+        let is_last = match &command {
+            Command::Connection(
+                SeatChange::Begun(_, lease)
+                | SeatChange::Ended(_, lease)
+                | SeatChange::Unknown(_, lease),
+            ) => told.insert(*lease),
+            _ => true,
+        };
+        match command {
+            Command::Join(_, answer) => drop(answer.send(Err(error.clone()))),
+            command if is_last => rest.push(command),
+            _ => {}
         }
     }
     if rest.len() > KEPT {
         warn!(count = rest.len() - KEPT, "changes of seats dropped");
-        rest.drain(..rest.len() - KEPT);
+        rest.truncate(KEPT);
     }
+    rest.reverse();
     *batch = rest;
 }
 

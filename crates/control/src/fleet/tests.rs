@@ -93,11 +93,13 @@ fn a_digest_ends_what_it_does_not_name() {
     let mut fleet = fleet(now);
     let origin = id("o");
     fleet.on_leases(&origin, 1, vec![lease(1, 1), lease(2, 2), lease(3, 0)], &[]);
-    assert!(fleet.on_digest(&origin, 1, vec![lease(2, 2)], true, false).is_empty());
+    let (broadcast, stays) = held(2, 2);
+    let again = fleet.on_digest(&origin, 1, vec![lease(2, 2)], true, false);
+    assert_eq!(again, [SeatChange::Begun(broadcast, stays)], "another control may doubt it");
     // Deltas between the pages count.
     fleet.on_leases(&origin, 1, vec![lease(5, 0)], &[key(3)]);
     let changes = fleet.on_digest(&origin, 1, vec![lease(4, 4)], false, true);
-    let (broadcast, gone) = held(1, 1);
+    let (_, gone) = held(1, 1);
     let (_, came) = held(4, 4);
     assert_eq!(changes, [SeatChange::Ended(broadcast, gone), SeatChange::Begun(broadcast, came)]);
     assert_eq!(fleet.audience().counts(broadcast).push, 2);

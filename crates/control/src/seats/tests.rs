@@ -150,10 +150,6 @@ async fn seats_survive_a_restart_and_an_end_frees_them() {
     before.on_change(SeatChange::Begun(id(), other)).await;
     assert_eq!(before.join(id(), viewer(3)).await.unwrap().unwrap().number, 3);
     drop(before);
-    // A restart long ago: who has not shown up has lost its seat.
-    let late = Seats::new(store.clone(), LIMITS, UtcTime::default());
-    late.on_change(SeatChange::Begun(id(), lease)).await;
-    assert_eq!(late.join(id(), viewer(5)).await.unwrap().unwrap().number, 2);
     // A restart just now: seats wait for their viewers.
     let after = Seats::new(store.clone(), LIMITS, now_utc());
     after.on_change(SeatChange::Begun(id(), lease)).await;
@@ -166,6 +162,68 @@ async fn seats_survive_a_restart_and_an_end_frees_them() {
         }
     }
     panic!("the record stays");
+}
+
+/// What stands in the store: the viewers, and which of them are in doubt.
+async fn stored(store: &Counting) -> serde_json::Value {
+    let entry = store.get(&key(id())).await.unwrap().expect("a record");
+    serde_json::from_slice(&entry.value).unwrap()
+}
+
+#[tokio::test]
+async fn a_control_that_hears_no_origin_frees_nobodys_seat() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Counting::open(&dir);
+    // One hears the origin.
+    let hears = Seats::new(store.clone(), LIMITS, now_utc());
+    let seat = hears.join(id(), viewer(1)).await.unwrap().unwrap();
+    let begun = SeatChange::Begun(id(), SeatLease { viewer: viewer(1), seat });
+    hears.on_change(begun).await;
+    assert_eq!(hears.join(id(), viewer(2)).await.unwrap().unwrap().number, 2);
+    // The other has long been up, and is asked for the first time.
+    let deaf = Seats::new(store.clone(), LIMITS, UtcTime::default());
+    assert_eq!(deaf.join(id(), viewer(3)).await.unwrap().unwrap().number, 3);
+    let doubted = stored(&store).await;
+    let until = doubted["taken"]["1"]["until_ms"].as_i64().expect("written, for the first to see");
+    assert!(UtcTime::from_millis(until).since(now_utc()) > NAMED / 2);
+    // The origin's next list removes the doubt, also in the other's memory.
+    let revision = store.get(&key(id())).await.unwrap().unwrap().revision;
+    hears.on_written(&key(id()), revision);
+    hears.on_change(begun).await;
+    assert!(hears.join(id(), viewer(3)).await.unwrap().is_some());
+    assert_eq!(stored(&store).await["taken"]["1"]["until_ms"], serde_json::Value::Null);
+    // So it does when that one has not heard of the origin for a while.
+    deaf.on_missed();
+    deaf.on_origin_silent(id()).await;
+    assert_eq!(deaf.join(id(), viewer(4)).await.unwrap().unwrap().number, 4);
+    assert!(stored(&store).await["taken"]["1"]["until_ms"].is_i64());
+    hears.on_missed();
+    hears.on_change(begun).await;
+    assert!(hears.join(id(), viewer(4)).await.unwrap().is_some());
+    assert_eq!(stored(&store).await["taken"]["1"]["until_ms"], serde_json::Value::Null);
+}
+
+#[test]
+fn of_a_connection_the_last_that_was_heard_waits() {
+    let lease = |n: u16| SeatLease {
+        viewer: viewer(n),
+        seat: Seat { number: u32::from(n), generation: 1 },
+    };
+    let mut batch: Vec<Command> = Vec::new();
+    for _ in 0..KEPT {
+        batch.push(Command::Connection(SeatChange::Begun(id(), lease(1))));
+    }
+    batch.insert(9, Command::Connection(SeatChange::Ended(id(), lease(2))));
+    batch.push(Command::Connection(SeatChange::Ended(id(), lease(1))));
+    refuse_joins(&mut batch, &store::Error::Conflict);
+    let kept: Vec<_> = batch
+        .iter()
+        .map(|command| match command {
+            Command::Connection(change) => *change,
+            _ => panic!("another command"),
+        })
+        .collect();
+    assert_eq!(kept, [SeatChange::Ended(id(), lease(2)), SeatChange::Ended(id(), lease(1))]);
 }
 
 #[tokio::test(start_paused = true)]
