@@ -28,6 +28,7 @@ use crate::broadcasts::CreateError;
 use crate::events::viewers;
 use crate::fleet::{Load, Registration, Role, SILENCE};
 use crate::joined::Who;
+use crate::links::Turn;
 use crate::panel::{Panel, expect};
 use crate::record::{Memo, Phase, Record, Report as Said};
 use crate::store;
@@ -120,18 +121,16 @@ impl Control for Service {
         panel.nodes_changed.notify_one();
         let session = Session { panel: Arc::clone(panel), role, node, number };
         let initial = session.initial(role);
-        let (shutdown, over) = (self.shutdown.clone(), opened.over);
+        let (shutdown, replaced) = (self.shutdown.clone(), opened.over);
         tokio::spawn(async move {
-            let reading = async {
-                session.registered(role, register.broadcasts, registered).await;
-                session.read(reports).await;
+            let node = session.node.clone();
+            let over = async {
+                tokio::select! {
+                    () = replaced.cancelled() => debug!(%node, "stream replaced"),
+                    () = shutdown.requested() => {}
+                }
             };
-            tokio::select! {
-                () = reading => {}
-                () = over.cancelled() => debug!(node = %session.node, "stream replaced"),
-                () = shutdown.requested() => {}
-            }
-            session.panel.links.close(&session.node, session.number);
+            session.run(reports, register.broadcasts, registered, opened.turn, over).await;
         });
         let updates = tokio_stream::iter(initial)
             .map(|update| Update { update: Some(update) })
@@ -245,23 +244,54 @@ impl Session {
         }
     }
 
-    async fn read(&self, mut reports: Streaming<Report>) {
-        loop {
-            // A node that is silent is lost long before this.
-            let next = tokio::time::timeout(SILENCE * 4, reports.message()).await;
-            let report = match next {
-                Ok(Ok(Some(report))) => report,
-                Ok(Ok(None)) => return info!(node = %self.node, "node detached"),
-                Ok(Err(status)) => {
-                    return info!(node = %self.node, reason = status.message(), "node detached");
-                }
-                Err(_) => return warn!(node = %self.node, "node silent, stream closed"),
-            };
-            // A report of a later release: nothing to do.
-            let Some(report) = report.report else { continue };
-            if let Err(invalid) = self.on_report(report).await {
-                warn!(node = %self.node, %invalid, "a report makes no sense and is ignored");
+    /// Follows what the node says, until `over` or the node is.
+    async fn run(
+        self,
+        reports: Streaming<Report>,
+        broadcasts: Vec<control::BroadcastRecord>,
+        registered: crate::fleet::Registered,
+        turn: Turn,
+        over: impl Future<Output = ()>,
+    ) {
+        let mut over = std::pin::pin!(over);
+        // What the stream before has brought is applied first.
+        let begin = async {
+            let turn = turn.lock().await;
+            self.registered(self.role, broadcasts, registered).await;
+            turn
+        };
+        let begun = tokio::select! {
+            turn = begin => Some(turn),
+            () = &mut over => None,
+        };
+        if begun.is_some() {
+            let reports = futures_util::stream::unfold(reports, |mut reports| async {
+                let report = self.next(&mut reports).await?;
+                Some((report, reports))
+            });
+            one_by_one(over, reports, |report| self.apply(report)).await;
+        }
+        self.panel.links.close(&self.node, self.number);
+    }
+
+    async fn next(&self, reports: &mut Streaming<Report>) -> Option<Report> {
+        // A node that is silent is lost long before this.
+        match tokio::time::timeout(SILENCE * 4, reports.message()).await {
+            Ok(Ok(Some(report))) => return Some(report),
+            Ok(Ok(None)) => info!(node = %self.node, "node detached"),
+            Ok(Err(status)) => {
+                info!(node = %self.node, reason = status.message(), "node detached");
             }
+            Err(_) => warn!(node = %self.node, "node silent, stream closed"),
+        }
+        None
+    }
+
+    async fn apply(&self, report: Report) {
+        // A report of a later release: nothing to do.
+        let Some(report) = report.report else { return };
+        if let Err(invalid) = self.on_report(report).await {
+            warn!(node = %self.node, %invalid, "a report makes no sense and is ignored");
         }
     }
 
@@ -340,6 +370,25 @@ impl Session {
     }
 }
 
+/// Applies each report to its end before the next, and before it minds `over`:
+/// half a report would leave seats that differ from who is known to watch.
+async fn one_by_one<R, F: Future<Output = ()>>(
+    mut over: impl Future<Output = ()> + Unpin,
+    reports: impl Stream<Item = R>,
+    apply: impl Fn(R) -> F,
+) {
+    let mut reports = std::pin::pin!(reports);
+    loop {
+        let report = tokio::select! {
+            biased;
+            () = &mut over => return,
+            report = reports.next() => report,
+        };
+        let Some(report) = report else { return };
+        apply(report).await;
+    }
+}
+
 fn name(lease: &control::Lease) -> Result<(BroadcastId, ViewerId), Invalid> {
     Ok((convert::broadcast(&lease.broadcast)?, convert::viewer(&lease.viewer)?))
 }
@@ -388,4 +437,38 @@ fn registration(register: &Register) -> Result<Registration, Invalid> {
         location: register.location.map(Location::try_from).transpose()?,
         incarnation: register.incarnation,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+
+    use futures_util::FutureExt as _;
+    use tokio::sync::Notify;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stream_that_is_replaced_finishes_the_report_it_is_at() {
+        let (over, slow) = (Notify::new(), Notify::new());
+        let (read, applied) = (Cell::new(0), RefCell::new(Vec::new()));
+        let reports = futures_util::stream::iter(1..).inspect(|report| read.set(*report));
+        let apply = |report| {
+            let (slow, applied) = (&slow, &applied);
+            async move {
+                slow.notified().await;
+                applied.borrow_mut().push(report);
+            }
+        };
+        let reading = one_by_one(Box::pin(over.notified()), reports, apply);
+        let mut reading = std::pin::pin!(reading);
+        assert!(reading.as_mut().now_or_never().is_none());
+        slow.notify_one();
+        assert!(reading.as_mut().now_or_never().is_none());
+        over.notify_one();
+        assert!(reading.as_mut().now_or_never().is_none(), "the second is not applied yet");
+        slow.notify_one();
+        reading.await;
+        assert_eq!((read.get(), applied.take()), (2, vec![1, 2]));
+    }
 }

@@ -4,6 +4,7 @@
 //! loses its stream, and gets everything anew when it comes back.
 
 use std::collections::HashMap;
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use spyglass_api::control::{Update, update};
@@ -15,9 +16,16 @@ use tracing::warn;
 /// Updates that may wait for one node.
 const WAITING: usize = 1_024;
 
-/// The streams that are open; the lock is held for a few lines.
+/// The streams that are open; the locks are held for a few lines.
 #[derive(Default)]
-pub struct Links(Mutex<HashMap<NodeId, Link>>);
+pub struct Links {
+    open: Mutex<HashMap<NodeId, Link>>,
+    turns: Mutex<HashMap<NodeId, Weak<tokio::sync::Mutex<()>>>>,
+}
+
+/// Held by the one stream of a node whose reports are applied: those of its next
+/// wait until what this one has brought is done.
+pub type Turn = Arc<tokio::sync::Mutex<()>>;
 
 /// One stream, at control's end.
 pub struct Link {
@@ -45,6 +53,8 @@ pub struct Opened {
     pub reason: oneshot::Receiver<String>,
     /// The stream that the node had before: over when this is dropped.
     pub replaced: Option<Link>,
+    /// Whose reports are applied.
+    pub turn: Turn,
 }
 
 impl Links {
@@ -54,13 +64,24 @@ impl Links {
         let over = CancellationToken::new();
         let (tell, reason) = oneshot::channel();
         let link = Link { session, updates, over: over.clone(), reason: Some(tell) };
-        let replaced = self.0.lock().insert(node.clone(), link);
-        Opened { updates: waiting, over, reason, replaced }
+        let replaced = self.open.lock().insert(node.clone(), link);
+        Opened { updates: waiting, over, reason, replaced, turn: self.turn(node) }
+    }
+
+    fn turn(&self, node: &NodeId) -> Turn {
+        let mut turns = self.turns.lock();
+        if let Some(turn) = turns.get(node).and_then(Weak::upgrade) {
+            return turn;
+        }
+        turns.retain(|_, turn| turn.strong_count() > 0);
+        let turn = Turn::default();
+        turns.insert(node.clone(), Arc::downgrade(&turn));
+        turn
     }
 
     /// A node's stream is over, unless it has opened another.
     pub fn close(&self, node: &NodeId, session: u64) {
-        let mut links = self.0.lock();
+        let mut links = self.open.lock();
         if links.get(node).is_some_and(|link| link.session == session) {
             links.remove(node);
         }
@@ -68,17 +89,17 @@ impl Links {
 
     /// A node's stream is over, whichever it is.
     pub fn close_node(&self, node: &NodeId) {
-        self.0.lock().remove(node);
+        self.open.lock().remove(node);
     }
 
     /// Every stream is over.
     pub fn close_all(&self) {
-        self.0.lock().clear();
+        self.open.lock().clear();
     }
 
     /// For one node; nothing happens when it has no stream.
     pub fn send(&self, node: &NodeId, update: update::Update) {
-        let mut links = self.0.lock();
+        let mut links = self.open.lock();
         let full = links.get(node).is_some_and(|link| !link.offer(update));
         if full {
             warn!(%node, "a node does not take what it is sent; its stream is closed");
@@ -88,7 +109,7 @@ impl Links {
 
     /// For every node that has a stream.
     pub fn send_all(&self, update: &update::Update) {
-        self.0.lock().retain(|node, link| {
+        self.open.lock().retain(|node, link| {
             let taken = link.offer(update.clone());
             if !taken {
                 warn!(%node, "a node does not take what it is sent; its stream is closed");
@@ -146,7 +167,11 @@ mod tests {
         let links = Links::default();
         let node: NodeId = "edge-1".parse().unwrap();
         let first = links.open(&node, 1);
+        let busy = first.turn.try_lock().unwrap();
         let second = links.open(&node, 2);
+        assert!(second.turn.try_lock().is_err(), "the first is at a report");
+        drop(busy);
+        assert!(second.turn.try_lock().is_ok());
         second.replaced.unwrap().end("another".into());
         assert_eq!(first.reason.await.unwrap(), "another");
         links.close(&node, 1);
