@@ -1,6 +1,7 @@
 //! The machine that a measurement was made on, and what its processes used.
 
 use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
 /// Ticks of a second in `/proc/PID/stat`, on every Linux (proc(5)).
@@ -32,6 +33,21 @@ pub fn describe() -> String {
 pub fn load() -> String {
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     load.split_whitespace().take(3).collect::<Vec<_>>().join(" ")
+}
+
+/// Threads of this process that are named so run before all others of their
+/// core; whether that was allowed. What stands for another machine does not wait
+/// for the clients that share its core.
+pub fn prefer(name: &str) -> bool {
+    let named = |task: &fs::DirEntry| {
+        fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim() == name)
+    };
+    let Ok(tasks) = fs::read_dir("/proc/self/task") else { return false };
+    tasks.flatten().filter(named).all(|task| {
+        let mut chrt = Command::new("chrt");
+        chrt.args(["--fifo", "--pid", "1"]).arg(task.file_name());
+        chrt.status().is_ok_and(|status| status.success())
+    })
 }
 
 /// CPU time of a process so far: user and system.

@@ -64,8 +64,12 @@ async fn run() {
     let began = Instant::now();
     let upstream = Upstream::start().await;
     let servers = Servers::start(&upstream).await;
+    let first = match machine::prefer(support::WORKER) {
+        true => "upstream, which goes first",
+        false => "upstream, which waits for the clients (no right to go first)",
+    };
     let mut text = format!(
-        "{}; load {} when it began. {}. Servers on core 0, clients and upstream on core 1.\n\n",
+        "{}; load {} when it began. {}. Servers on core 0, clients on core 1 with {first}.\n\n",
         machine::describe(),
         machine::load(),
         servers::versions(),

@@ -30,6 +30,9 @@ pub use site::Site;
 
 pub const KEY: &str = "correct-horse-battery";
 
+/// Name of a scripted peer's thread.
+pub const WORKER: &str = "scripted-peer";
+
 /// A runtime of its own for a scripted peer, so that killing it closes every
 /// connection it has.
 #[derive(Clone)]
@@ -57,7 +60,8 @@ impl Process {
         F: Future<Output = ()> + Send + 'static,
     {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
-        let runtime = builder.worker_threads(1).enable_all().build().unwrap();
+        builder.worker_threads(1).thread_name(WORKER);
+        let runtime = builder.enable_all().build().unwrap();
         let guard = runtime.enter();
         listener.set_nonblocking(true).unwrap();
         runtime.spawn(service(TcpListener::from_std(listener).unwrap()));
@@ -68,7 +72,8 @@ impl Process {
     /// Runs this alone.
     pub fn run(work: impl Future<Output = ()> + Send + 'static) -> Self {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
-        let runtime = builder.worker_threads(1).enable_all().build().unwrap();
+        builder.worker_threads(1).thread_name(WORKER);
+        let runtime = builder.enable_all().build().unwrap();
         runtime.spawn(work);
         Self(Arc::new(Running(Mutex::new(Some(runtime)))))
     }
