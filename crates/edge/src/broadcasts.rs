@@ -531,7 +531,10 @@ impl Broadcasts {
         if !idle.is_empty() {
             let mut slots = self.slots.write();
             for id in idle {
-                slots.remove(&id);
+                // Whoever has come meanwhile holds it.
+                if slots.get(&id).is_some_and(|idle| Arc::strong_count(idle) == 1) {
+                    slots.remove(&id);
+                }
             }
         }
     }

@@ -86,12 +86,14 @@ pub struct Objects {
     stored: Cache<Key, Stored>,
     flights: Mutex<HashMap<Key, Flight>>,
     most_flights: usize,
+    most_of_one: usize,
     negative: Duration,
 }
 
 impl Objects {
     /// Keeps about `bytes` (up to twice as much for moments: eviction is lazy),
-    /// has at most `most_flights` fills under way, and believes for `negative`
+    /// has at most `most_flights` fills under way, an eighth of them (or 8)
+    /// for one broadcast, and believes for `negative`
     /// that something does not exist.
     pub fn new(bytes: u64, most_flights: usize, negative: Duration) -> Self {
         let weigh = |_: &Key, stored: &Stored| match stored {
@@ -105,7 +107,8 @@ impl Objects {
             .weigher(weigh)
             .max_capacity(bytes)
             .build();
-        Self { stored, flights: Mutex::new(HashMap::new()), most_flights, negative }
+        let most_of_one = most_flights.min((most_flights / 8).max(8));
+        Self { stored, flights: Mutex::default(), most_flights, most_of_one, negative }
     }
 
     /// What is here already.
@@ -152,7 +155,9 @@ impl Objects {
         if let Some(flight) = flights.get(&key) {
             return Ok((flight.clone(), true));
         }
-        if flights.len() >= self.most_flights {
+        // Whoever makes up names of one broadcast keeps no other's viewers waiting.
+        let of_one = || flights.keys().filter(|(id, _)| *id == key.0).count();
+        if flights.len() >= self.most_flights || of_one() >= self.most_of_one {
             return Err(Refusal::Busy);
         }
         let (flying, flight) = watch::channel(Flying::Begun);
@@ -220,7 +225,7 @@ mod tests {
     }
 
     fn objects() -> Arc<Objects> {
-        Arc::new(Objects::new(1 << 20, 2, Duration::from_secs(2)))
+        Arc::new(Objects::new(1 << 20, 16, Duration::from_secs(2)))
     }
 
     #[tokio::test]
@@ -290,11 +295,17 @@ mod tests {
     #[tokio::test]
     async fn so_many_fills_and_no_more() {
         let objects = objects();
-        let hung: Vec<_> = (1..=2)
+        let hung: Vec<_> = (1..=8)
             .map(|sequence| objects.join(key(sequence), |_| std::future::pending()).unwrap())
             .collect();
-        let third = objects.fill(key(3), false, |_| async { found(1) }).await;
-        assert!(matches!(third, Err(Refusal::Busy)));
+        let ninth = objects.fill(key(9), false, |_| async { found(1) }).await;
+        assert!(matches!(ninth, Err(Refusal::Busy)), "one broadcast's share");
+        let of = |broadcast, sequence| (BroadcastId::from_random([broadcast; 16]), key(sequence).1);
+        for sequence in 1..=8 {
+            objects.join(of(2, sequence), |_| std::future::pending()).expect("another's share");
+        }
+        let seventeenth = objects.fill(of(3, 1), false, |_| async { found(1) }).await;
+        assert!(matches!(seventeenth, Err(Refusal::Busy)), "all there is room for");
         drop(hung);
     }
 

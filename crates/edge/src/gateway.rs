@@ -36,6 +36,7 @@ use crate::delays::Measured;
 use crate::directory::{Entry, State};
 use crate::filling::{Broken, Reader};
 use crate::metrics::Metrics;
+use crate::outcome::CacheStatus;
 use crate::refusal::Refusal;
 
 /// Time for the first message of a watch.
@@ -180,6 +181,10 @@ impl Service {
                     let answers = futures_util::stream::iter([Ok(announce(header))])
                         .chain(bodies.try_flatten());
                     Box::pin(answers)
+                }
+                // By what is known here: another edge may know of more.
+                Err((Refusal::NotFound, CacheStatus::Negative)) => {
+                    return Err(Status::unavailable("not known here"));
                 }
                 // It has been asked for, and the origin does not have it.
                 Err((Refusal::NotFound, _)) => {

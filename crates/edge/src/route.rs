@@ -107,7 +107,10 @@ impl Route {
         };
         metrics.fell_back(failure.as_str());
         let fetched = self.origin.fetcher().object(id, resource, deadline, passing).await;
-        self.judge(id, failure, fetched.is_ok());
+        // It may not have heard of the newest yet, for a moment, without fault.
+        if failure != Failure::NotYet {
+            self.judge(id, failure, fetched.is_ok());
+        }
         fetched
     }
 

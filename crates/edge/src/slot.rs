@@ -327,16 +327,17 @@ impl<L: Clone> Slot<L> {
                 }
             }
             deadline = asked.at
-                + match asked.awaits {
-                    Some(_) => awaited::longest(held.meta.target),
-                    None if self.known_old() => held.meta.target,
-                    None => self.limits.aged,
+                + match reach {
+                    Reach::Ahead => awaited::longest(held.meta.target),
+                    _ if self.known_old() => held.meta.target,
+                    _ => self.limits.aged,
                 };
             if now >= deadline {
-                let poll = match asked.awaits {
-                    Some(_) => Poll::Late,
-                    None if self.known_old() => Poll::GiveUp { known: true },
-                    None => serve(true),
+                let poll = match reach {
+                    // Too far for what is held, which is not what there is now.
+                    Reach::Ahead | Reach::TooFar => Poll::Late,
+                    Reach::Reached if self.known_old() => Poll::GiveUp { known: true },
+                    Reach::Reached => serve(true),
                 };
                 return (poll, None);
             }

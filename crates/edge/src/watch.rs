@@ -417,7 +417,11 @@ impl Watcher {
                     beat.current.iter().for_each(|expire| self.on_expire(upstream, expire));
                     self.on_adrift(upstream, &beat.adrift);
                 }
-                Some(message) => self.on_message(upstream, message),
+                Some(message) => {
+                    // A long snapshot on a slow link is no silence.
+                    last_beat = Instant::now();
+                    self.on_message(upstream, message);
+                }
                 // A field of a later release.
                 None => {}
             }

@@ -62,7 +62,7 @@ impl Broadcasts {
                             .map_or(CacheStatus::Hit, |held| CacheStatus::forwarded(held, true)),
                     };
                     let goes_on = || broadcast.slot.lock().held().is_some_and(|held| !held.ended);
-                    let blocking = awaits.is_some() && goes_on();
+                    let blocking = awaits.is_some() && !aged && goes_on();
                     return Ok(Listed { lists: list, age, status, blocking });
                 }
                 Polled { poll: Poll::TooFar, .. } => return Err(negative(Refusal::TooFar)),

@@ -84,6 +84,10 @@ async fn prefetch(broadcasts: &Arc<Broadcasts>, route: Route, id: BroadcastId, r
 fn newest_of(list: &Meta) -> Option<Resource> {
     let Position { sequence, part } = list.position?;
     let epoch = list.version.epoch;
+    // Where there are parts, what has none is a GAP.
+    if part.is_none() && list.last_parts == 0 && list.part_target.is_some() {
+        return None;
+    }
     Some(match part {
         Some(part) => Resource::Part { epoch, sequence, part },
         None => Resource::Chunk { epoch, sequence },

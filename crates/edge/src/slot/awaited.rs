@@ -60,7 +60,9 @@ impl Awaited {
             None => Position::closed(self.sequence) <= last,
             // Beyond the last part of a chunk stands the first of the next.
             Some(part) if self.sequence == last.sequence && complete => {
-                list.last_parts == 0 || part < list.last_parts
+                // Of a GAP nobody can say how many parts it would have had.
+                let near = || list.part_target.is_none_or(|target| part <= advance(target));
+                if list.last_parts == 0 { near() } else { part < list.last_parts }
             }
             part => Position { sequence: self.sequence, part } <= last,
         };

@@ -7,8 +7,11 @@ use spyglass_media::{Position, Resource};
 
 use super::{Slot, awaited};
 
-/// A chunk further behind the newest one is kept by no origin.
-pub(super) const KEPT: u64 = 1_024;
+/// A chunk further behind the newest one is kept by no origin …
+pub(super) const KEPT: u64 = 128;
+
+/// … and no part of one that is as far behind.
+const PARTS_KEPT: u64 = 16;
 
 impl<L: Clone> Slot<L> {
     /// Whether this object can exist by what is known; `None` while nothing is.
@@ -24,7 +27,7 @@ impl<L: Clone> Slot<L> {
                 epoch <= epoch_known && kept && Position::closed(sequence) <= listed
             }
             Resource::Part { epoch, sequence, part } => {
-                let kept = sequence.saturating_add(KEPT) >= listed.sequence;
+                let kept = sequence.saturating_add(PARTS_KEPT) >= listed.sequence;
                 let at = Position { sequence, part: Some(part) };
                 let most = held.map_or(0, |held| awaited::most_parts(&held));
                 epoch <= epoch_known && kept && part < most && at <= listed

@@ -446,6 +446,32 @@ fn what_no_client_can_know_of_is_refused_at_once() {
 }
 
 #[test]
+fn behind_a_gap_a_part_far_ahead_is_refused_too() {
+    let now = Instant::now();
+    let mut slot = slot(now);
+    let fetch = slot.on_poll(now, now).fetch.unwrap();
+    slot.on_filled(now, fetch.id, Meta { last_parts: 0, ..parts(1, at(7, None)) }, 1);
+    let asked = ask(&slot, now, 7, Some(14));
+    assert_eq!(served(&slot.on_poll(now, asked)), Some(1));
+    let asked = ask(&slot, now, 7, Some(100_000));
+    assert_eq!(slot.on_poll(now, asked).poll, Poll::TooFar);
+}
+
+#[test]
+fn what_is_listed_is_served_aged_to_who_asks_for_it_by_number() {
+    let now = Instant::now();
+    let mut slot = holding_parts(now, 1, at(7, Some(3)));
+    let aged = now + TARGET + ms(1_000);
+    for (sequence, part, poll) in
+        [(7, Some(3), Poll::Serve { list: 1, age: ms(6_200), aged: true }), (12, None, Poll::Late)]
+    {
+        let asked = ask(&slot, aged, sequence, part);
+        assert!(waits(&slot.on_poll(aged, asked)), "the origin may say something newer");
+        assert_eq!(slot.on_poll(aged + ms(1_000), asked).poll, poll, "{sequence} {part:?}");
+    }
+}
+
+#[test]
 fn a_notice_that_brings_it_fetches_and_one_that_does_not_leaves_the_waiter_alone() {
     let now = Instant::now();
     let mut slot = holding_parts(now, 1, at(7, Some(3)));

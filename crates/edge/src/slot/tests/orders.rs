@@ -93,8 +93,12 @@ impl World {
                 Ok(None)
             }
             Poll::Late => {
-                prop_assert!(asked.awaits.is_some());
-                prop_assert!(self.now >= asked.at + ms(8_000), "too early to be late");
+                let held = self.slot.held().and_then(|held| held.position);
+                let listed = held.map_or(0, |position| position.sequence);
+                let awaited = asked.awaits.map(|awaits| awaits.sequence);
+                prop_assert!(awaited > Some(listed));
+                let least = if awaited > Some(listed + 2) { 1_000 } else { 8_000 };
+                prop_assert!(self.now >= asked.at + ms(least), "too early to be late");
                 Ok(None)
             }
         }
