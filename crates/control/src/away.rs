@@ -125,9 +125,12 @@ impl Unwritten {
         }
     }
 
-    /// Something newer of this broadcast was written.
-    pub fn forget(&mut self, id: BroadcastId) {
-        self.broadcasts.remove(&id);
+    /// A newer report of this broadcast was written. An end that was asked for
+    /// still waits.
+    pub fn on_report_written(&mut self, id: BroadcastId) {
+        if let Some(Untold::Report(..)) = self.broadcasts.get(&id) {
+            self.broadcasts.remove(&id);
+        }
     }
 
     /// A node registered.
@@ -163,8 +166,12 @@ mod tests {
         unwritten.broadcast(id, report(Phase::Interrupted));
         unwritten.broadcast(id, Untold::End(EndedBy::Request, UtcTime::default()));
         unwritten.broadcast(id, report(Phase::Ended));
+        unwritten.on_report_written(id);
         let (broadcasts, nodes) = unwritten.take();
         assert!(matches!(broadcasts[&id], Untold::End(EndedBy::Request, _)));
         assert!(nodes.is_empty() && unwritten.take().0.is_empty());
+        unwritten.broadcast(id, report(Phase::Interrupted));
+        unwritten.on_report_written(id);
+        assert!(unwritten.take().0.is_empty(), "a report is past when a later one is written");
     }
 }

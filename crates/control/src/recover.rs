@@ -2,7 +2,8 @@
 //!
 //! While it is away, `/readyz` says so and one small write a second asks for
 //! it. When it is back, what waited is written, so that everything is right
-//! again within seconds.
+//! again within seconds. What waits because a single write failed, with no
+//! outage that anybody saw, is written a second later.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use crate::fleet::State;
 use crate::panel::Panel;
 use crate::store::{self, Store as _};
 
-/// Between two questions whether the store is back.
+/// Between two questions whether the store is back, or whether anything waits.
 const ASK: Duration = Duration::from_secs(1);
 
 /// Looks after the store until `shutdown`.
@@ -33,9 +34,15 @@ pub async fn run(panel: Arc<Panel>, shutdown: Shutdown) {
                 panel.store().on_gone();
                 continue;
             }
+            () = tokio::time::sleep(ASK) => None,
             () = shutdown.requested() => return,
         };
-        let reason = reason.unwrap_or_default();
+        let Some(reason) = reason else {
+            if let Err(error) = write_waiting(&panel).await {
+                warn!(%error, "not all that waits is written; trying again");
+            }
+            continue;
+        };
         warn!(reason, "the store is away: live broadcasts go on, nothing new can be kept");
         panel.admin.ready().set("store", false);
         loop {
@@ -68,21 +75,32 @@ async fn ask(panel: &Panel) -> Result<(), store::Error> {
     panel.store().delete(&key, None).await
 }
 
-/// Writes what waited. What fails waits again.
-async fn recover(panel: &Panel) -> Result<(), store::Error> {
+/// Writes what waits. What fails waits again.
+async fn write_waiting(panel: &Panel) -> Result<(), store::Error> {
     panel.revocations.write_all().await?;
     panel.kept_out.write_all().await?;
     let (broadcasts, nodes) = panel.unwritten().take();
     for (id, untold) in broadcasts {
         match untold {
             Untold::Report(node, said) => panel.on_report(&node, id, said).await,
-            Untold::End(by, at) => drop(panel.end_at(id, by, at).await),
+            Untold::End(by, at) => {
+                if let Err(error) = panel.end_at(id, by, at).await {
+                    warn!(broadcast = %id, %error, "an end cannot be written; it waits");
+                    panel.unwritten().broadcast(id, Untold::End(by, at));
+                }
+            }
         }
     }
     for node in nodes {
         // It comes back at once and tells everything anew.
         panel.links.close_node(&node);
     }
+    Ok(())
+}
+
+/// After an outage: what waits, and the nodes that came and went in it.
+async fn recover(panel: &Panel) -> Result<(), store::Error> {
+    write_waiting(panel).await?;
     let up: Vec<_> = panel.fleet().nodes().filter(|node| node.state != State::Lost).collect();
     for node in up {
         panel.keep_node(&node.id, None).await?;

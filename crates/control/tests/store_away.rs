@@ -4,7 +4,7 @@
 mod support;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -18,14 +18,29 @@ use spyglass_daemon::attach::Command;
 use support::{OPERATOR, World, embedded, eventually, text};
 use tokio::sync::watch;
 
+/// How often control tries to change a broadcast against others.
+const ATTEMPTS: usize = 32;
+
 /// An engine whose writes can be made to fail, as those of a replicated one do
 /// while it is away; reads are answered from memory.
 struct Flaky {
     engine: Embedded,
     away: AtomicBool,
+    /// Another control is always faster with broadcasts; how often it was.
+    contested: AtomicBool,
+    conflicts: AtomicUsize,
 }
 
 impl Flaky {
+    fn new(dir: &tempfile::TempDir) -> Arc<Self> {
+        Arc::new(Self {
+            engine: embedded(dir),
+            away: AtomicBool::default(),
+            contested: AtomicBool::default(),
+            conflicts: AtomicUsize::default(),
+        })
+    }
+
     fn check(&self) -> Result<(), Error> {
         match self.away.load(Ordering::SeqCst) {
             true => Err(Error::Unavailable("the test has taken it away".to_owned())),
@@ -54,6 +69,10 @@ impl Store for Flaky {
     ) -> Answer<'a, Revision> {
         Box::pin(async move {
             self.check()?;
+            if key.starts_with("broadcasts/") && self.contested.load(Ordering::SeqCst) {
+                self.conflicts.fetch_add(1, Ordering::SeqCst);
+                return Err(Error::Conflict);
+            }
             self.engine.update(key, value, revision).await
         })
     }
@@ -120,7 +139,7 @@ impl Engine for Flaky {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_live_goes_on_and_soon_all_is_right_again() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Arc::new(Flaky { engine: embedded(&dir), away: AtomicBool::new(false) });
+    let store = Flaky::new(&dir);
     let world = World::over(Arc::clone(&store) as Arc<dyn Engine>, dir, |_| {}).await;
     let mut origin = world.node("origin-1", Role::Origin, None).await;
     let edge = world.node("edge-1", Role::Edge, None).await;
@@ -204,4 +223,24 @@ async fn what_is_live_goes_on_and_soon_all_is_right_again() {
     assert!(store.get(&key).await.unwrap().is_some(), "and who it was");
     assert!(store.get("nodes/edge-2").await.unwrap().is_some(), "and the node that came");
     drop(late);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_that_cannot_be_written_is_written_later_without_any_outage() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Flaky::new(&dir);
+    let world = World::over(Arc::clone(&store) as Arc<dyn Engine>, dir, |_| {}).await;
+    let origin = world.node("origin-1", Role::Origin, None).await;
+    let id = text(&world.create(OPERATOR, json!({"title": "over"})).await["id"]);
+    origin.event(&id, Phase::Live, 1, Default::default());
+    world.wait_for(&id, "/state", &json!("live")).await;
+    store.contested.store(true, Ordering::SeqCst);
+    origin.event(&id, Phase::Ended, 1, Default::default());
+    eventually("the report was tried and given up", || async {
+        (store.conflicts.load(Ordering::SeqCst) >= ATTEMPTS).then_some(())
+    })
+    .await;
+    assert_eq!(world.show(&id).await["state"], "live");
+    store.contested.store(false, Ordering::SeqCst);
+    world.wait_for(&id, "/state", &json!("ended")).await;
 }

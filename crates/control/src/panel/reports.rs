@@ -30,7 +30,7 @@ impl Panel {
         let changed = self.broadcasts.change(id, |record| record.on_report(said, now)).await;
         match changed {
             Ok(Some((record, changed))) => {
-                self.unwritten().forget(id);
+                self.unwritten().on_report_written(id);
                 if changed {
                     self.on_reported(&held, &record);
                 } else if said.phase != Phase::Ended && record.ended_by == Some(EndedBy::Request) {
