@@ -100,11 +100,6 @@ impl Seats {
         self.taken.values().any(|held| held.viewer == viewer)
     }
 
-    /// No seat is free, and none lapses before [`Seats::next_deadline`].
-    pub fn is_full(&self, limits: Limits) -> bool {
-        self.lowest_free(limits.seats).is_none()
-    }
-
     fn lowest_free(&self, seats: u32) -> Option<u32> {
         let gap = (1..).zip(self.taken.keys()).find(|(number, taken)| number != *taken);
         let number = match gap {
@@ -199,16 +194,6 @@ impl Seats {
     pub fn next_deadline(&self) -> Option<UtcTime> {
         self.taken.values().filter_map(|held| held.until_ms).min().map(UtcTime::from_millis)
     }
-
-    /// Seats taken or reserved.
-    pub fn len(&self) -> usize {
-        self.taken.len()
-    }
-
-    /// Every seat is free.
-    pub fn is_empty(&self) -> bool {
-        self.taken.is_empty()
-    }
 }
 
 #[cfg(test)]
@@ -246,7 +231,6 @@ mod tests {
     fn the_lowest_free_number_is_given_until_there_is_none() {
         let mut seats = Seats::default();
         assert_eq!([1, 2, 3, 4].map(|n| join(&mut seats, n, 0)), [Some(1), Some(2), Some(3), None]);
-        assert!(seats.is_full(LIMITS));
         assert!(seats.on_leave(viewer(2)));
         assert!(seats.on_leave(viewer(1)));
         assert_eq!([5, 6, 7].map(|n| join(&mut seats, n, 1)), [Some(1), Some(2), None]);
@@ -404,7 +388,7 @@ mod tests {
                     }
                     Step::Join(_) => {}
                 }
-                prop_assert!(seats.len() <= count as usize);
+                prop_assert!(seats.taken.len() <= count as usize);
             }
         }
     }

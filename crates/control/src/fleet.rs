@@ -128,8 +128,6 @@ pub struct Registered {
     pub restarted: bool,
     /// What must be kept of it differs from before.
     pub changed: bool,
-    /// It had been lost, or was not known.
-    pub appeared: bool,
 }
 
 /// Somebody who holds a seat began or stopped to watch.
@@ -189,6 +187,8 @@ impl Member {
 pub struct Fleet {
     max_nodes: usize,
     members: BTreeMap<NodeId, Member>,
+    /// Origins of running broadcasts that are not among them, and since when.
+    missed: HashMap<NodeId, Instant>,
     audience: Audience,
     /// Nodes that take arrivals, by role; `None` when they must be listed anew.
     open: [Option<Arc<[Candidate]>>; 2],
@@ -200,6 +200,7 @@ impl Fleet {
         Self {
             max_nodes,
             members: BTreeMap::new(),
+            missed: HashMap::new(),
             audience: Audience::new(max_leases),
             open: [None, None],
         }
@@ -285,7 +286,6 @@ impl Fleet {
             let outcome = Registered {
                 restarted: member.registration.incarnation != registration.incarnation,
                 changed: member.registration != registration,
-                appeared: member.lost,
             };
             member.registration = registration;
             (member.session, member.heard, member.lost) = (session, now, false);
@@ -298,7 +298,7 @@ impl Fleet {
         let mut member = self.member(id, registration, now);
         member.session = session;
         self.members.insert(id.clone(), member);
-        Ok(Registered { restarted: true, changed: true, appeared: true })
+        Ok(Registered { restarted: true, changed: true })
     }
 
     fn speaking(&mut self, id: &NodeId, session: u64) -> Option<&mut Member> {
@@ -460,12 +460,6 @@ impl Fleet {
         silent.into_iter().map(lose).collect()
     }
 
-    /// When the next node would be lost.
-    pub fn next_deadline(&self) -> Option<Instant> {
-        let up = self.members.values().filter(|member| !member.lost);
-        up.map(|member| member.heard + SILENCE).min()
-    }
-
     /// Nodes lost for so long that nothing of them need be kept; they are gone.
     pub fn forget(&mut self, now: Instant) -> Vec<NodeId> {
         let old =
@@ -496,14 +490,28 @@ impl Fleet {
         silent
     }
 
+    /// Nodes that broadcasts run on. Those that stand in no list, because it was
+    /// full or is lost, and that no control hears are missed from now on.
+    pub fn on_origins<'a>(
+        &mut self,
+        origins: impl Iterator<Item = &'a NodeId>,
+        hear: impl Fn(&NodeId) -> bool,
+        now: Instant,
+    ) {
+        let before = std::mem::take(&mut self.missed);
+        let missed = origins.filter(|id| !self.members.contains_key(*id) && !hear(id));
+        self.missed =
+            missed.map(|id| (id.clone(), before.get(id).copied().unwrap_or(now))).collect();
+    }
+
     /// How long a node has not been heard of by any control; `None` while it is
-    /// up. One that is not even known has been away for ever.
+    /// up.
     pub fn lost_for(&self, id: &NodeId, now: Instant) -> Option<Duration> {
-        match self.members.get(id) {
-            Some(member) if member.elsewhere => None,
-            Some(member) => member.lost.then(|| now.saturating_duration_since(member.heard)),
-            None => Some(Duration::MAX),
-        }
+        let since = match self.members.get(id) {
+            Some(member) => (member.lost && !member.elsewhere).then_some(member.heard),
+            None => self.missed.get(id).copied(),
+        };
+        since.map(|since| now.saturating_duration_since(since))
     }
 
     /// Whether a node is marked to take no arrivals, lost or not.

@@ -5,7 +5,7 @@
 //! Nodes are told, and attach to all of them. What one control alone does not
 //! hear of is not lost while another hears of it.
 //!
-//! Pure: time is passed in. Speaking and listening is `follow.rs`.
+//! Pure: time is passed in. Speaking and listening is `presence.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};

@@ -1,12 +1,13 @@
 //! What happens because time passes: silent nodes are lost, broadcasts that
 //! nobody ends are ended, what has expired is dropped, gauges are set.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use spyglass_api::control::update::Update;
 use spyglass_daemon::{Shutdown, now_utc};
-use spyglass_media::UtcTime;
+use spyglass_media::{NodeId, UtcTime};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
 
@@ -88,13 +89,18 @@ async fn lose_silent_nodes(panel: &Panel) {
 async fn end_overdue(panel: &Panel) {
     let (now, instant) = (now_utc(), Instant::now());
     let unused = panel.live.get().unused();
-    let overdue = {
+    let mut overdue = panel.broadcasts.all(|record: &Record| !record.is_ended());
+    {
+        let origins: BTreeSet<&NodeId> = overdue.iter().map(|record| &record.origin).collect();
+        let peers = panel.peers();
+        panel.fleet().on_origins(origins.into_iter(), |node| peers.hear(node), instant);
+    }
+    {
         let fleet = panel.fleet();
-        panel.broadcasts.all(|record: &Record| {
-            !record.is_ended()
-                && record.is_overdue(fleet.lost_for(&record.origin, instant), unused, now)
-        })
-    };
+        overdue.retain(|record| {
+            record.is_overdue(fleet.lost_for(&record.origin, instant), unused, now)
+        });
+    }
     for record in overdue {
         info!(broadcast = %record.id, origin = %record.origin, "broadcast given up");
         if let Err(error) = panel.end(record.id, EndedBy::Control).await {

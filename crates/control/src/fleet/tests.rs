@@ -56,7 +56,6 @@ fn a_silent_node_is_lost_and_its_viewers_with_it() {
     let changes = fleet.on_leases(&id("o"), 1, vec![lease(1, 3), lease(2, 0)], &[]);
     assert_eq!(changes, [SeatChange::Begun(broadcast, seat)]);
     fleet.on_heartbeat(&id("e"), 2, Load::default(), start + second * 3);
-    assert_eq!(fleet.next_deadline(), Some(start + SILENCE));
     assert!(fleet.on_deadline(start + SILENCE - second).is_empty());
     let lost = fleet.on_deadline(start + SILENCE);
     assert_eq!(lost.len(), 1);
@@ -67,7 +66,6 @@ fn a_silent_node_is_lost_and_its_viewers_with_it() {
     assert_eq!(fleet.listed(start + SILENCE).count(), 2, "its neighbours may still reach it");
     let later = start + SILENCE + LINGER;
     assert_eq!(fleet.listed(later).map(|node| node.id.to_string()).collect::<Vec<_>>(), ["e"]);
-    assert_eq!(fleet.next_deadline(), Some(start + second * 8));
     // One heartbeat, and it is back.
     assert!(fleet.on_heartbeat(&id("o"), 1, Load::default(), later));
     assert_eq!(fleet.candidates(Role::Origin).len(), 1);
@@ -78,13 +76,13 @@ fn a_newer_stream_silences_the_older_one() {
     let now = Instant::now();
     let mut fleet = fleet(now);
     let again = fleet.on_register(&id("o"), 3, registration(Role::Origin, 7), now).unwrap();
-    assert_eq!(again, Registered { restarted: false, changed: false, appeared: false });
+    assert_eq!(again, Registered { restarted: false, changed: false });
     assert!(fleet.on_leases(&id("o"), 1, vec![lease(1, 1)], &[]).is_empty());
     let later = now + SILENCE;
     assert!(!fleet.on_heartbeat(&id("o"), 1, Load::default(), later));
     assert_eq!(fleet.on_deadline(later).len(), 2);
     let anew = fleet.on_register(&id("o"), 4, registration(Role::Origin, 8), later).unwrap();
-    assert_eq!(anew, Registered { restarted: true, changed: true, appeared: true });
+    assert_eq!(anew, Registered { restarted: true, changed: true });
 }
 
 #[test]
@@ -166,7 +164,7 @@ fn what_the_state_remembers_is_lost_until_heard_of() {
     assert_eq!(fleet.node(&id("o")).unwrap().state, State::Lost);
     assert_eq!(fleet.listed(now).count(), 1);
     let back = fleet.on_register(&id("o"), 1, registration(Role::Origin, 7), now).unwrap();
-    assert_eq!(back, Registered { restarted: false, changed: false, appeared: true });
+    assert_eq!(back, Registered { restarted: false, changed: false });
     assert_eq!(fleet.node(&id("o")).unwrap().state, State::Draining);
     assert!(fleet.on_register(&id("a"), 2, registration(Role::Edge, 1), now).is_ok());
     assert_eq!(fleet.on_register(&id("b"), 3, registration(Role::Edge, 1), now), Err(Full));
@@ -193,6 +191,26 @@ fn a_node_that_another_control_hears_is_not_lost_to_anybody() {
     assert_eq!(fleet.on_peers(|_| false, later), [id("o")]);
     assert!(fleet.on_peers(|_| false, later).is_empty());
     assert_eq!(fleet.lost_for(&id("o"), later + SILENCE), Some(SILENCE));
+}
+
+#[test]
+fn an_origin_that_stands_in_no_list_is_missed_from_when_it_is_asked_for() {
+    let start = Instant::now();
+    let second = Duration::from_secs(1);
+    let mut fleet = fleet(start);
+    let (known, unknown) = (id("o"), id("x"));
+    let both = || [&known, &unknown].into_iter();
+    // Another control hears it.
+    fleet.on_origins(both(), |node| *node == unknown, start);
+    assert_eq!(fleet.lost_for(&unknown, start + second), None);
+    // Nobody does.
+    fleet.on_origins(both(), |_| false, start + second);
+    fleet.on_origins(both(), |_| false, start + second * 3);
+    assert_eq!(fleet.lost_for(&unknown, start + second * 3), Some(second * 2));
+    assert_eq!(fleet.lost_for(&known, start + second * 3), None);
+    // It is back.
+    fleet.on_origins(both(), |node| *node == unknown, start + second * 4);
+    assert_eq!(fleet.lost_for(&unknown, start + second * 4), None);
 }
 
 #[test]
