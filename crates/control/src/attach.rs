@@ -207,13 +207,13 @@ impl Session {
         let at = if phase == Phase::Ended { found.ended_at_ms } else { found.started_at_ms };
         let said = Said { phase, at: UtcTime::from_millis(at), epoch: found.epoch };
         if self.panel.find(id).await.is_none() {
-            self.rebuild(id, &found).await;
+            self.rebuild(id, &found, said).await;
         }
         self.panel.on_report(&self.node, id, said).await;
     }
 
     /// A broadcast that control does not know (any more).
-    async fn rebuild(&self, id: BroadcastId, found: &control::BroadcastRecord) {
+    async fn rebuild(&self, id: BroadcastId, found: &control::BroadcastRecord, said: Said) {
         let readable = (found.memo.len() <= MAX_MEMO).then_some(&found.memo);
         let memo = readable.and_then(|memo| serde_json::from_slice::<Memo>(memo).ok());
         let mut memo = memo.unwrap_or_default();
@@ -234,7 +234,9 @@ impl Session {
         let rtmp = self.panel.registration(&self.node).map(|node| node.rtmp).unwrap_or_default();
         let mut record = Record::new(id, self.node.clone(), rtmp, memo);
         record.started_at_ms = (found.started_at_ms > 0).then_some(found.started_at_ms);
-        match self.panel.broadcasts.create(record).await {
+        // At once what it is: one that is over takes nobody's room.
+        record.on_report(said, now_utc());
+        match self.panel.broadcasts.restore(record).await {
             Ok(_) => info!(broadcast = %id, node = %self.node, "broadcast learned from its origin"),
             // Another control learned of it at the same time.
             Err(CreateError::Store(store::Error::Exists)) => {

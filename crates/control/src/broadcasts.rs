@@ -233,6 +233,19 @@ impl Broadcasts {
         Ok(record)
     }
 
+    /// Takes back one that was made before the store lost it. Its user had room
+    /// for it then, so neither the quota nor the limit is asked; twice the limit
+    /// is the most that origins may bring.
+    pub async fn restore(&self, record: Record) -> Result<Arc<Record>, CreateError> {
+        if self.index.lock().held.len() >= self.limit.saturating_mul(2) {
+            return Err(CreateError::Full);
+        }
+        let record = Arc::new(record);
+        let revision = self.store.create(&key(record.id), encode(&record)?).await?;
+        self.index.lock().put(Arc::clone(&record), revision);
+        Ok(record)
+    }
+
     /// Lets `change` change one, again on the newest record when somebody else
     /// was faster. What stands now, and whether this changed it; `None` when
     /// there is no such broadcast.

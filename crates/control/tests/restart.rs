@@ -43,6 +43,35 @@ async fn with_its_state_it_knows_everything() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_it_learns_again_is_not_counted_against_anybody() {
+    let world = World::start().await;
+    let mut origin = world.node("origin-1", Role::Origin, None).await;
+    let _edge = world.node("edge-1", Role::Edge, None).await;
+    let (_, ann) = world.user("Ann").await;
+    let mut made = Vec::new();
+    // More than ten, of which she may have ten that are not over.
+    for number in 0..12 {
+        let last = if number < 11 { Phase::Ended } else { Phase::Live };
+        let id = text(&world.create(&ann, json!({"title": "one of them"})).await["id"]);
+        let Command::Expect(expect) = origin.command().await else { panic!("expected Expect") };
+        origin.event(&id, Phase::Live, 1, expect.memo.clone());
+        world.wait_for(&id, "/state", &json!("live")).await;
+        origin.event(&id, last, 1, expect.memo);
+        let state = if last == Phase::Ended { "ended" } else { "live" };
+        world.wait_for(&id, "/state", &json!(state)).await;
+        made.push((id, state));
+    }
+    let world = world.restart(true).await;
+    for (id, state) in made {
+        eventually("it is known again, as it is", || async {
+            let answer = world.operator("GET", &format!("/v1/broadcasts/{id}"), Value::Null).await;
+            (answer.status == 200 && answer.json()["state"] == state).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_its_state_it_learns_everything_from_the_nodes() {
     let world = World::start().await;
     let mut origin = world.node("origin-1", Role::Origin, None).await;

@@ -80,6 +80,14 @@ async fn a_user_has_no_more_than_the_quota_however_many_are_made_at_once() {
     let broadcasts = open(&dir).await;
     assert!(broadcasts.create(of_ann(8)).await.is_ok());
     assert!(quota(&broadcasts.create(of_ann(9)).await));
+    // What was there before is taken back, whatever there is now.
+    for number in 9..15 {
+        assert!(broadcasts.restore(of_ann(number)).await.is_ok());
+    }
+    assert!(
+        matches!(broadcasts.restore(record(20)).await, Err(CreateError::Full)),
+        "twice as many"
+    );
 }
 
 #[tokio::test]
