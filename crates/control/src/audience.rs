@@ -9,7 +9,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use spyglass_media::{BroadcastId, NodeId, UtcTime, ViewerId};
+use spyglass_media::{BroadcastId, NodeId, UserId, UtcTime, ViewerId};
 
 use crate::admission::{Seat, SeatLease};
 use crate::joined::Who;
@@ -216,6 +216,18 @@ impl Audience {
     pub fn who(&self, broadcast: BroadcastId, viewer: ViewerId) -> Option<Who> {
         let watching = self.by_broadcast.get(&broadcast)?.viewers.get(&viewer)?;
         watching.iter().map(|watching| watching.lease.who).reduce(Who::or)
+    }
+
+    /// The viewers that one user is in a broadcast.
+    pub fn of_user(&self, broadcast: BroadcastId, user: UserId) -> Vec<(ViewerId, Who)> {
+        let Some(room) = self.by_broadcast.get(&broadcast) else { return Vec::new() };
+        let who = |watching: &Vec<Watching>| {
+            watching.iter().map(|watching| watching.lease.who).reduce(Who::or)
+        };
+        let all = room.viewers.iter().filter_map(|(viewer, watching)| {
+            Some((*viewer, who(watching)?)).filter(|(_, who)| who.user == Some(user))
+        });
+        all.collect()
     }
 
     /// At most `limit` of those who watch a broadcast, each with the lease that

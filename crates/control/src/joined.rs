@@ -8,7 +8,7 @@
 //! gone stands in the broadcast's history. What is remembered here is bounded
 //! and in memory; kicked users are [`crate::kept_out`].
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -77,6 +77,18 @@ impl Joined {
     pub fn get(&self, name: Name) -> Option<Who> {
         self.0.lock().known.get(&name).copied()
     }
+
+    /// The viewers that one user became in a broadcast, those whose tokens live
+    /// longest first.
+    pub fn of_user(&self, broadcast: BroadcastId, user: UserId) -> Vec<(ViewerId, Who)> {
+        let inner = self.0.lock();
+        let is_one = |((of, _), who): &(&Name, &Who)| *of == broadcast && who.user == Some(user);
+        let found = inner.known.iter().filter(is_one);
+        let mut found: Vec<_> = found.map(|((_, viewer), who)| (*viewer, *who)).collect();
+        drop(inner);
+        found.sort_by_key(|(_, who)| std::cmp::Reverse(who.expires));
+        found
+    }
 }
 
 /// Who this viewer is by what is in memory: joins and leases. `None` when
@@ -87,6 +99,22 @@ pub fn who(panel: &Panel, name: Name) -> Option<Who> {
         (Some(joined), Some(leased)) => Some(joined.or(leased)),
         (joined, leased) => joined.or(leased),
     }
+}
+
+/// The viewers that one user is in a broadcast, by what is in memory: those who
+/// watch now, then those who joined and may. At most `limit`.
+pub fn of_user(
+    panel: &Panel,
+    broadcast: BroadcastId,
+    user: UserId,
+    limit: usize,
+) -> Vec<(ViewerId, Who)> {
+    let mut all = panel.fleet().audience().of_user(broadcast, user);
+    let mut seen: HashSet<ViewerId> = all.iter().map(|(viewer, _)| *viewer).collect();
+    let joined = panel.joined.of_user(broadcast, user);
+    all.extend(joined.into_iter().filter(|(viewer, _)| seen.insert(*viewer)));
+    all.truncate(limit);
+    all
 }
 
 /// As [`who`], and what the store knows of those who have gone or never came.
@@ -168,6 +196,12 @@ mod tests {
         joined.put(name, Who { user, expires: until(9) });
         joined.put(name, Who { user: None, expires: until(5) });
         assert_eq!(joined.get(name), Some(Who { user, expires: until(9) }));
+        let second = ViewerId::from_random([4; 16]);
+        joined.put((name.0, second), Who { user, expires: until(10) });
+        joined.put((name.0, ViewerId::from_random([5; 16])), Who::default());
+        joined.put((BroadcastId::from_random([9; 16]), second), Who { user, expires: until(7) });
+        let viewers: Vec<_> = joined.of_user(name.0, ann).into_iter().map(|(id, _)| id).collect();
+        assert_eq!(viewers, [second, name.1]);
         let text = format!("{} {} {} 7", name.0, name.1, ann);
         assert_eq!(parse(text.as_bytes()), Some((name, Who { user, expires: until(7) })));
         let text = format!("{} {} - 0", name.0, name.1);

@@ -41,6 +41,27 @@ async fn a_kick_reaches_the_person_after_all_controls_restarted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_kick_cuts_every_viewer_that_the_same_person_is() {
+    let world = World::start().await;
+    let _origin = world.node("origin-1", Role::Origin, None).await;
+    let edge = world.node("edge-1", Role::Edge, None).await;
+    let id = text(&world.create(OPERATOR, json!({"title": "kick"})).await["id"]);
+    let path = format!("/v1/broadcasts/{id}/viewers");
+    let mut joined = Vec::new();
+    let (_, ann) = world.user("Ann").await;
+    let (_, bob) = world.user("Bob").await;
+    for user in [&ann, &ann, &bob] {
+        let answer = world.call("POST", &path, user, &json!({})).await;
+        joined.push(text(&answer.expect(200).json()["viewer"]));
+    }
+    world.operator("POST", &kick(&id, &joined[0]), Value::Null).await.expect(200);
+    let refused = |n: usize| edge.link.revoked(id.parse().unwrap(), joined[n].parse().unwrap());
+    eventually("both of Ann's are refused", async || (refused(0) && refused(1)).then_some(()))
+        .await;
+    assert!(!refused(2), "Bob is not");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_has_gone_is_known_from_the_record() {
     use spyglass_api::control::Phase;
     let world = World::start().await;
