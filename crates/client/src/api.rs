@@ -30,7 +30,8 @@ const WITHIN: Duration = Duration::from_secs(10);
 const MAX_ANSWER: usize = 32 * 1024 * 1024;
 
 /// A control, and in whose name to speak to it; or several controls that are
-/// equal. What one of them does not answer is asked of the next, once.
+/// equal. What one of them does not answer is asked of the next, once; but what
+/// it may have done nevertheless, and must not be done twice, is not.
 #[derive(Clone)]
 pub struct Api {
     /// At least one.
@@ -101,13 +102,22 @@ impl Api {
         };
         if away && self.bases.len() > 1 {
             let next = (first + 1) % self.bases.len();
+            // A POST that was sent may have been done, whatever the answer.
+            let undone = matches!(answer, Err(Error::Unreachable { .. }));
+            if !(undone || method.is_idempotent()) {
+                self.answering.store(next, Ordering::Relaxed);
+                return self.understand(path, answer?);
+            }
             let second = self.ask(&self.bases[next], &method, path, body).await;
             if second.is_ok() {
                 self.answering.store(next, Ordering::Relaxed);
                 answer = second;
             }
         }
-        let answer = answer?;
+        self.understand(path, answer?)
+    }
+
+    fn understand(&self, path: &str, answer: Answer) -> Result<Value, Error> {
         if !answer.status.is_success() {
             return Err(self.refusal(answer.status, &answer.body));
         }

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Args;
 use serde::Serialize;
+use spyglass_daemon::Secret;
 use spyglass_media::{Location, NodeId};
 
 /// Where settings come from and where readiness is told; of every service.
@@ -41,7 +42,7 @@ pub struct Common {
     /// Shared secret of the services' gRPC
     #[arg(long, value_name = "KEY", env = "SPYGLASS_CLUSTER_KEY", hide_env_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
-    cluster_key: Option<String>,
+    cluster_key: Option<Secret>,
     /// File that holds the cluster key
     #[arg(long, value_name = "FILE", env = "SPYGLASS_CLUSTER_KEY_FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -95,7 +96,7 @@ pub struct Policy {
     /// The operator's key; made and kept in the state when absent
     #[arg(long, value_name = "KEY", env = "SPYGLASS_OPERATOR_KEY", hide_env_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub operator_key: Option<String>,
+    pub operator_key: Option<Secret>,
     /// Push seats of a broadcast; later viewers play HLS [default: 100]
     #[arg(long, value_name = "N", env = "SPYGLASS_PUSH_VIEWERS")]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use spyglass_control::Control;
 use spyglass_daemon::reload::Reload;
 use spyglass_daemon::state::StateLock;
-use spyglass_daemon::{Shutdown, config, log};
+use spyglass_daemon::{Secret, Shutdown, config, log};
 use spyglass_edge::Edge;
 use spyglass_origin::Origin;
 
@@ -40,9 +40,9 @@ pub struct ControlArgs {
     #[serde(skip_serializing_if = "Option::is_none")]
     public_grpc: Option<String>,
     /// Where state is kept by several controls, nats://…; absent: embedded
-    #[arg(long, value_name = "URL", env = "SPYGLASS_STORE")]
+    #[arg(long, value_name = "URL", env = "SPYGLASS_STORE", hide_env_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
-    store: Option<String>,
+    store: Option<Secret>,
 }
 
 /// `spyglass origin`

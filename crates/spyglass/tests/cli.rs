@@ -121,6 +121,20 @@ fn every_command_explains_its_flags() {
 }
 
 #[test]
+fn help_shows_no_secret_of_the_environment() {
+    let secrets = ["SPYGLASS_STORE", "SPYGLASS_CLUSTER_KEY", "SPYGLASS_OPERATOR_KEY"];
+    for flag in ["--help", "-h"] {
+        let mut command = spyglass(&["control", flag]);
+        for name in secrets {
+            command.env(name, "nats://control:the-password@nats.test");
+        }
+        let help = String::from_utf8(command.output().unwrap().stdout).unwrap();
+        assert!(secrets.iter().all(|name| help.contains(name)), "{help}");
+        assert!(!help.contains("the-password"), "{help}");
+    }
+}
+
+#[test]
 fn wrong_usage_is_2() {
     for args in [
         &[][..],

@@ -121,3 +121,24 @@ async fn what_one_control_does_not_answer_is_asked_of_the_next() {
     let api = Api::of_several(&[&refusing.url, &well.url], None).unwrap();
     assert!(matches!(api.nodes().await, Err(Error::Refused { status: 404, .. })));
 }
+
+#[tokio::test]
+async fn what_may_have_been_done_is_not_asked_of_the_next() {
+    let (well, _) = control(|_| answer(200, "{}")).await;
+    let (late, _) = control(|_| answer(504, "{}")).await;
+    let api = Api::of_several(&[&late.url, &well.url], None).unwrap();
+    // The user may have been made: a second one is not.
+    let made = api.call(Method::POST, "/v1/users", None).await;
+    assert!(matches!(made, Err(Error::Refused { status: 504, .. })), "{made:?}");
+    assert_eq!((late.asked().len(), well.asked().len()), (1, 0));
+    // Whoever asks again asks the next.
+    api.call(Method::POST, "/v1/users", None).await.unwrap();
+    assert_eq!((late.asked().len(), well.asked().len()), (1, 1));
+    // What was never sent was not done.
+    let api = Api::of_several(&["http://127.0.0.1:1", &well.url], None).unwrap();
+    api.call(Method::POST, "/v1/users", None).await.unwrap();
+    // And what may be done twice is.
+    let api = Api::of_several(&[&late.url, &well.url], None).unwrap();
+    api.call(Method::DELETE, "/v1/users/0123456789abc", None).await.unwrap();
+    assert_eq!((late.asked().len(), well.asked().len()), (2, 3));
+}

@@ -93,9 +93,10 @@ impl Feed {
         let sequence = id
             .rsplit_once('-')
             .filter(|(name, _)| *name == held.name)
-            .and_then(|(_, sequence)| sequence.parse::<u64>().ok())
-            .filter(|sequence| *sequence <= held.last);
-        Place { log: held.log, sequence: sequence.unwrap_or(0).max(held.gone) }
+            .and_then(|(_, sequence)| sequence.parse::<u64>().ok());
+        // Another control may have read further than this one has.
+        let sequence = sequence.unwrap_or(0).min(held.last).max(held.gone);
+        Place { log: held.log, sequence }
     }
 
     /// At most `limit` entries after a place, which moves behind them.
@@ -189,6 +190,24 @@ pub async fn tail(panel: Arc<Panel>, shutdown: Shutdown) {
             },
             () = tokio::time::sleep(LOOK) => {}
             () = shutdown.requested() => return,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_read_further_elsewhere_goes_on_at_the_end() {
+        let held = Held { name: "a".to_owned(), log: 1, gone: 10, last: 499, ..Held::default() };
+        let feed = Feed { held: RwLock::new(held), changed: watch::Sender::new(0) };
+        let after = |id: &str| feed.after_id(id).sequence;
+        assert_eq!(after("a-400"), 400);
+        assert_eq!(after("a-500"), 499, "the other control was ahead");
+        assert_eq!(after("a-5"), 10, "no longer held");
+        for another in ["b-400", "a-x", "nonsense"] {
+            assert_eq!(after(another), 10, "{another}");
         }
     }
 }
