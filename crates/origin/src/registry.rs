@@ -64,10 +64,9 @@ pub struct Registry {
     pub attachment: Attachment,
     /// Names this process among those that were this origin.
     pub incarnation: u64,
-    /// When this process started; with `fresh`, what tells that state was lost.
+    /// When this process started: what was announced earlier may have been live
+    /// in another one.
     started: UtcTime,
-    /// The journal was empty at the start.
-    fresh: bool,
     broadcasts: Mutex<HashMap<BroadcastId, Arc<Broadcast>>>,
     changes: broadcast::Sender<Change>,
 }
@@ -87,7 +86,6 @@ impl Registry {
         found: Vec<(BroadcastId, Record, Restored)>,
     ) -> Arc<Self> {
         let registry = Arc::new(Self {
-            fresh: found.is_empty(),
             config: live.get(),
             live,
             metrics,
@@ -111,17 +109,13 @@ impl Registry {
         self.broadcasts.lock().get(&id).cloned()
     }
 
-    /// Where a broadcast's sequence and epoch must not begin below, as a
-    /// publisher's token tells. A token older than this process and a journal
-    /// that knew nothing: the broadcast may have been live before the state
-    /// was lost, so its numbers begin where they can't have been used.
+    /// Where the numbers of a broadcast whose list is not at hand must not begin
+    /// below, as a publisher's token tells. Older than this process: it may have
+    /// been live before, and its page be lost although others were read, so its
+    /// numbers begin where they can't have been used. Was it never live, that
+    /// costs it nothing but small numbers.
     pub fn floor(&self, grant: &PublishGrant) -> Resume {
-        if !self.fresh || grant.issued >= self.started {
-            return Resume::default();
-        }
-        let seconds = now_utc().since(grant.issued).as_secs();
-        let epoch = u32::try_from(seconds).unwrap_or(u32::MAX / 2);
-        Resume { next_sequence: seconds, epoch, tail: None }
+        floor(self.started, now_utc(), grant.issued)
     }
 
     /// A broadcast that control or a publisher's token names.
@@ -308,6 +302,17 @@ impl Registry {
     }
 }
 
+/// A token is issued when its broadcast is made; chunks last a second at least,
+/// and no epoch opens sooner after another.
+fn floor(started: UtcTime, now: UtcTime, issued: UtcTime) -> Resume {
+    let lived = now.since(issued).as_secs();
+    if issued >= started || lived == 0 {
+        return Resume::default();
+    }
+    let epochs = u32::try_from(lived.saturating_add(1)).unwrap_or(u32::MAX / 2);
+    Resume { next_sequence: lived, epoch: epochs, tail: None }
+}
+
 fn directory_entry(
     id: BroadcastId,
     state: BroadcastState,
@@ -388,5 +393,26 @@ impl Source for Reports {
                 private: record.private,
             })
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_begin_behind_all_that_an_older_token_can_have_used() {
+        let started = UtcTime::from_millis(1_790_000_000_000);
+        let at = |seconds| started + Duration::from_secs(seconds);
+        let older = started - Duration::from_millis(90_500);
+        let Resume { next_sequence, epoch, tail } = floor(started, at(10), older);
+        // 100 chunks ended in 100.5 s, and 101 epochs can have been opened.
+        assert_eq!((next_sequence, epoch, tail), (100, 101, None));
+        // What is younger than the process has been nowhere else.
+        assert_eq!(floor(started, at(10), started), Resume::default());
+        assert_eq!(floor(started, at(10), at(5)), Resume::default());
+        // Nor is there a name in what was alive for less than a second.
+        let just = started - Duration::from_millis(10);
+        assert_eq!(floor(started, started, just), Resume::default());
     }
 }

@@ -13,7 +13,7 @@ use spyglass_api::upstream::{
     WatchRequest, WatchResponse, fetch_request, fetch_response, watch_request, watch_response,
 };
 use spyglass_daemon::{Secret, Shutdown, now_utc};
-use spyglass_media::{BroadcastId, MediaTime, Track, ViewerId};
+use spyglass_media::{BroadcastId, MediaTime, Track, UtcTime, ViewerId};
 use spyglass_origin::{Config, Origin};
 use spyglass_rtmp::{Client, ClientConfig, ClientEvent, Intent, Limits, Message};
 use spyglass_testkit::gop::{self, Encoder};
@@ -71,11 +71,15 @@ struct World {
     shutdown: Shutdown,
     running: tokio::task::JoinHandle<()>,
     revoke: watch::Sender<bool>,
-    _state: tempfile::TempDir,
+    state: tempfile::TempDir,
 }
 
 impl World {
     async fn start() -> Self {
+        Self::start_in(tempfile::tempdir().unwrap()).await
+    }
+
+    async fn start_in(state: tempfile::TempDir) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let revoke = watch::Sender::new(false);
         let control = format!("http://{}", listener.local_addr().unwrap());
@@ -84,7 +88,6 @@ impl World {
                 .add_service(ControlServer::new(Keyring(revoke.subscribe())))
                 .serve_with_incoming(TcpListenerStream::new(listener)),
         );
-        let state = tempfile::tempdir().unwrap();
         let free: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let config = Config {
             id: Some("origin-1".parse().unwrap()),
@@ -101,7 +104,7 @@ impl World {
         let shutdown = Shutdown::new();
         let stop = shutdown.clone();
         let running = tokio::spawn(async move { origin.run(stop).await.unwrap() });
-        Self { origin: addresses, shutdown, running, revoke, _state: state }
+        Self { origin: addresses, shutdown, running, revoke, state }
     }
 
     async fn upstream(&self) -> UpstreamClient<InterceptedService<Channel, Attach>> {
@@ -111,6 +114,10 @@ impl World {
     }
 
     fn publish_key(&self, id: BroadcastId, chunk_ms: u32) -> String {
+        self.publish_key_of(id, chunk_ms, now_utc())
+    }
+
+    fn publish_key_of(&self, id: BroadcastId, chunk_ms: u32, issued: UtcTime) -> String {
         let grant = PublishGrant {
             broadcast: id,
             origin: self.origin.id.clone(),
@@ -119,7 +126,7 @@ impl World {
             part_ms: 200,
             fill: Some(spyglass_media::Fill::Prefetch),
             resume_ms: 30_000,
-            issued: now_utc(),
+            issued,
             expires: now_utc() + Duration::from_secs(60),
         };
         format!("{id}?token={}", signer().sign(&Grant::Publish(grant)).unwrap())
@@ -152,9 +159,18 @@ impl World {
         panic!("the origin never learnt the keys");
     }
 
-    async fn stop(self) {
+    /// What it leaves behind.
+    async fn stop(self) -> tempfile::TempDir {
         self.shutdown.trigger();
         tokio::time::timeout(Duration::from_secs(10), self.running).await.unwrap().unwrap();
+        self.state
+    }
+
+    /// The newest list, once there is one.
+    async fn list(&self, id: BroadcastId) -> Header {
+        let (header, _) =
+            fetch(self, id, fetch_request::Object::Chunklist(Chunklist {})).await.unwrap();
+        header
     }
 }
 
@@ -416,6 +432,54 @@ async fn a_second_publisher_is_refused_unless_the_first_is_dead() {
         () = answers => None,
     };
     assert_eq!(refused.as_deref(), Some("NetStream.Publish.BadName"));
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_lost_page_among_others_does_not_let_numbers_return() {
+    let world = World::start().await;
+    for id in [id(11), id(12)] {
+        world.publish(&world.publish_key(id, 1000)).await.send_clip(0, 3).await;
+    }
+    let before = (world.list(id(11)).await, world.list(id(12)).await);
+    let state = world.stop().await;
+
+    // As a power loss may leave it: the name is there, the text is not.
+    let page = state.path().join("broadcasts").join(id(11).to_string()).join("page.json");
+    assert!(std::fs::metadata(&page).unwrap().len() > 0);
+    std::fs::write(&page, "").unwrap();
+    let world = World::start_in(state).await;
+    // The publisher returns with a token of an hour ago.
+    let issued = now_utc() - Duration::from_secs(3_600);
+    let key = world.publish_key_of(id(11), 1000, issued);
+    world.publish(&key).await.send_clip(0, 3).await;
+    let (lost, kept) = (world.list(id(11)).await, world.list(id(12)).await);
+    let (was, is) = (before.0.position.unwrap(), lost.position.unwrap());
+    assert!(is.sequence > was.sequence + 3_000, "{was:?}, {is:?}");
+    let (was, is) = (before.0.version.unwrap(), lost.version.unwrap());
+    assert!(is.epoch > was.epoch + 3_000, "{was:?}, {is:?}");
+    // The other goes on where it was, but for parts of a chunk that never ended.
+    let (was, is) = (before.1.position.unwrap(), kept.position.unwrap());
+    assert!((was.sequence - 1..was.sequence + 60).contains(&is.sequence), "{was:?}, {is:?}");
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn the_first_token_cuts_although_the_list_is_lost() {
+    let world = World::start().await;
+    world.publish(&world.publish_key(id(13), 1000)).await.send_clip(0, 3).await;
+    let before = world.list(id(13)).await;
+    let state = world.stop().await;
+
+    let directory = state.path().join("broadcasts").join(id(13).to_string());
+    let mut files = std::fs::read_dir(&directory).unwrap().map(|file| file.unwrap().path());
+    let init = files.find(|path| path.to_string_lossy().ends_with("init.mp4")).unwrap();
+    std::fs::remove_file(init).unwrap();
+    let world = World::start_in(state).await;
+    world.publish(&world.publish_key(id(13), 5000)).await.send_clip(0, 12).await;
+    let after = world.list(id(13)).await;
+    assert!(after.version.unwrap().epoch > before.version.unwrap().epoch);
+    assert_eq!(after.target_duration_ms, before.target_duration_ms);
     world.stop().await;
 }
 

@@ -282,21 +282,24 @@ impl Task {
             0 => Duration::ZERO,
             millis => Duration::from_millis(millis.into()).clamp(PART_MIN, PART_MAX),
         };
-        {
+        let config = {
             let mut record = self.record.lock();
             record.private = grant.private;
             record.fill = grant.fill;
             record.named = true;
-            if record.chunk.is_none() {
+            // The first token's word holds for the broadcast's life, whatever
+            // becomes of its list: the directory has told it (P1).
+            let known = record.cut();
+            known.unwrap_or_else(|| {
                 record.chunk = Some(chunk);
                 record.part = part;
-            }
-        }
+                segmenter::Config { chunk, part }
+            })
+        };
         if self.segmenter.is_none() {
             let floor = self.registry.floor(grant);
             self.floor.epoch = self.floor.epoch.max(floor.epoch);
             self.floor.next_sequence = self.floor.next_sequence.max(floor.next_sequence);
-            let config = segmenter::Config { chunk, part };
             let chunklist = chunklist::Config::of(&config);
             *self.objects.lock() = Some(Chunklist::new(chunklist, &self.floor));
             self.segmenter = Some(Segmenter::new(config, self.floor));
