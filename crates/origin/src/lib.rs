@@ -26,6 +26,7 @@ pub mod life;
 mod metrics;
 pub mod pace;
 mod registry;
+mod revival;
 mod seats;
 pub mod send_queue;
 mod upstream;

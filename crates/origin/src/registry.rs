@@ -29,6 +29,7 @@ use crate::config::Config;
 use crate::journal::{Journal, Restored};
 use crate::life::Phase;
 use crate::metrics::Metrics;
+use crate::revival;
 
 /// Changes an edge's watch may be behind before it gets a new snapshot.
 const CHANGES: usize = 4_096;
@@ -97,7 +98,8 @@ impl Registry {
             changes: broadcast::Sender::new(CHANGES),
         });
         for (id, record, restored) in found {
-            let setup = Setup { id, record, restored: Some(restored) };
+            let floor = Resume::default();
+            let setup = Setup { id, record, restored: Some(restored), floor };
             let broadcast = live::spawn(&registry, setup);
             registry.broadcasts.lock().insert(id, broadcast);
         }
@@ -151,7 +153,7 @@ impl Registry {
             self.journal.remove(oldest);
             self.change(directory_entry(oldest, BroadcastState::Removed, true, self.incarnation));
         }
-        let setup = Setup { id, record, restored: None };
+        let setup = Setup { id, record, restored: None, floor: Resume::default() };
         let broadcast = live::spawn(self, setup);
         broadcasts.insert(id, Arc::clone(&broadcast));
         drop(broadcasts);
@@ -159,18 +161,42 @@ impl Registry {
         Ok(broadcast)
     }
 
-    /// A broadcast's task has panicked: it goes on from its journal.
-    pub(crate) fn revive(self: &Arc<Self>, id: BroadcastId) {
+    /// A broadcast's task has panicked: it goes on from its journal, as far as
+    /// that reaches. Until then readers see what was there.
+    pub(crate) async fn revive(self: &Arc<Self>, id: BroadcastId) {
         error!(broadcast = %id, "the broadcast's task failed; it goes on from its journal");
-        let mut broadcasts = self.broadcasts.lock();
-        broadcasts.remove(&id);
-        match self.journal.read(id) {
-            Ok(Some((record, restored))) => {
-                let setup = Setup { id, record, restored: Some(restored) };
-                broadcasts.insert(id, live::spawn(self, setup));
+        let Some(former) = self.get(id) else { return };
+        let journal = self.journal.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            // Its last pages may still wait for the disk.
+            journal.flush();
+            journal.read(id)
+        });
+        let page = match read.await {
+            Ok(Ok(page)) => page.map(|(_, restored)| restored),
+            Ok(Err(error)) => {
+                error!(broadcast = %id, %error, "journal page not readable: the list begins anew");
+                None
             }
-            Ok(None) => {}
-            Err(error) => error!(broadcast = %id, %error, "journal page not readable"),
+            Err(error) => {
+                error!(broadcast = %id, %error, "journal not read: the list begins anew");
+                None
+            }
+        };
+        let record = former.record();
+        let shown = former.list.borrow().as_ref().map(|list| (list.version, list.position));
+        let (restored, floor) = revival::continued(&record, shown, page);
+        let mut broadcasts = self.broadcasts.lock();
+        if !broadcasts.get(&id).is_some_and(|now| Arc::ptr_eq(now, &former)) {
+            // Swept meanwhile.
+            return;
+        }
+        let revived = live::spawn(self, Setup { id, record, restored, floor });
+        let interrupted = revived.phase() != former.phase();
+        broadcasts.insert(id, revived);
+        drop(broadcasts);
+        if interrupted {
+            self.on_phase(id, now_utc());
         }
     }
 

@@ -79,6 +79,17 @@ pub struct Resume {
     pub tail: Option<Tail>,
 }
 
+impl Resume {
+    /// Behind this and the other: where a list begins that continues neither.
+    pub fn and(&self, other: &Self) -> Self {
+        Self {
+            next_sequence: self.next_sequence.max(other.next_sequence),
+            epoch: self.epoch.max(other.epoch),
+            tail: None,
+        }
+    }
+}
+
 /// The end of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tail {

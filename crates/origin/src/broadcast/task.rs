@@ -32,6 +32,7 @@ use crate::fanout::Fanout;
 use crate::journal;
 use crate::life::{Action, ConnectionId, Life, Phase};
 use crate::registry::Registry;
+use crate::revival::unseen;
 use crate::seats::{Seats, Taken};
 use crate::send_queue::{Packet, Pushed};
 use crate::viewer::{CloseReason, Mailbox};
@@ -54,6 +55,8 @@ pub(crate) struct Setup {
     pub record: Record,
     /// As the journal had it.
     pub restored: Option<journal::Restored>,
+    /// What no number may begin below, whatever the journal had.
+    pub floor: Resume,
 }
 
 /// Starts the task of a broadcast.
@@ -74,7 +77,7 @@ pub(crate) fn spawn(registry: &Arc<Registry>, setup: Setup) -> Arc<Broadcast> {
     let (registry, id) = (Arc::clone(registry), broadcast.id);
     tokio::spawn(async move {
         if tokio::spawn(task.run(receiver)).await.is_err() {
-            registry.revive(id);
+            registry.revive(id).await;
         }
     });
     broadcast
@@ -116,11 +119,15 @@ impl Task {
         let life = Life::new(limits, setup.record.phase, now());
         let mut last = FIRST;
         let mut segmenter = None;
-        let mut floor = None;
+        let mut floor = setup.floor;
         if let Some(restored) = setup.restored {
             last = restored.last;
-            floor = restored.floor;
-            if let (Some(chunklist), Some(config)) = (restored.chunklist, setup.record.cut()) {
+            floor = floor.and(&restored.floor.unwrap_or_default());
+            if let (Some(mut chunklist), Some(config)) = (restored.chunklist, setup.record.cut()) {
+                if setup.record.phase == Phase::Ended {
+                    // A task that fails while it ends leaves a page without ENDLIST.
+                    chunklist.on_end(now());
+                }
                 if !chunklist.ended() {
                     let mut resumed = Segmenter::new(config, chunklist.resume());
                     resumed.on_restart(now(), now_utc());
@@ -139,7 +146,7 @@ impl Task {
             delays: Arc::clone(&broadcast.delays),
             list,
             segmenter,
-            floor: floor.unwrap_or_default(),
+            floor,
             timeline: Timeline::new(last),
             last,
             configured: [false; 2],
@@ -297,9 +304,7 @@ impl Task {
             })
         };
         if self.segmenter.is_none() {
-            let floor = self.registry.floor(grant);
-            self.floor.epoch = self.floor.epoch.max(floor.epoch);
-            self.floor.next_sequence = self.floor.next_sequence.max(floor.next_sequence);
+            self.floor = self.floor.and(&self.registry.floor(grant));
             let chunklist = chunklist::Config::of(&config);
             *self.objects.lock() = Some(Chunklist::new(chunklist, &self.floor));
             self.segmenter = Some(Segmenter::new(config, self.floor));
@@ -618,9 +623,7 @@ impl Task {
             return;
         }
         warn!(broadcast = %self.id, %version, "an edge holds more than this origin's state: going on beyond it");
-        self.floor.epoch = self.floor.epoch.max(version.epoch);
-        let next = position.map_or(0, |position| position.sequence.saturating_add(1));
-        self.floor.next_sequence = self.floor.next_sequence.max(next);
+        self.floor = self.floor.and(&unseen(version, position));
         *self.objects.lock() = None;
         self.segmenter = None;
         self.list.send_replace(None);
