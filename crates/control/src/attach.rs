@@ -186,9 +186,7 @@ impl Session {
         }
         let known: std::collections::HashSet<String> =
             records.iter().map(|record| record.broadcast.clone()).collect();
-        futures_util::stream::iter(records)
-            .for_each_concurrent(AT_ONCE, |record| self.on_record(record))
-            .await;
+        self.on_records(records).await;
         if registered.restarted {
             let forgotten = self.panel.broadcasts.running_on(&self.node);
             for record in forgotten.iter().filter(|record| !known.contains(record.id.as_str())) {
@@ -199,6 +197,12 @@ impl Session {
                 }
             }
         }
+    }
+
+    async fn on_records(&self, records: Vec<control::BroadcastRecord>) {
+        futures_util::stream::iter(records)
+            .for_each_concurrent(AT_ONCE, |record| self.on_record(record))
+            .await;
     }
 
     async fn on_record(&self, found: control::BroadcastRecord) {
@@ -324,6 +328,14 @@ impl Session {
                 let phase = phase(event.phase()).ok_or(unknown)?;
                 let at = UtcTime::from_millis(event.at_ms);
                 panel.on_report(node, id, Said { phase, at, epoch: event.epoch }).await;
+                Ok(())
+            }
+            Kind::Records(_) if panel.store().is_away() => {
+                panel.unwritten().node(node);
+                Ok(())
+            }
+            Kind::Records(page) => {
+                self.on_records(page.broadcasts).await;
                 Ok(())
             }
             Kind::Delays(report) => {

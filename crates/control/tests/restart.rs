@@ -72,6 +72,28 @@ async fn what_it_learns_again_is_not_counted_against_anybody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_origin_brings_back_more_broadcasts_than_one_report_holds() {
+    let world = World::start().await;
+    let origin = world.node("origin-1", Role::Origin, None).await;
+    let _edge = world.node("edge-1", Role::Edge, None).await;
+    let ids: Vec<String> = (0..20).map(|n| format!("{n:013}")).collect();
+    for (n, id) in ids.iter().enumerate() {
+        let memo = json!({"title": format!("number {n}"), "filling": "x".repeat(40_000)});
+        origin.event(id, Phase::Live, 1, memo.to_string().into());
+    }
+    let world = world.restart(true).await;
+    for (n, id) in ids.iter().enumerate() {
+        let shown = eventually("it is known again", || async {
+            let answer = world.operator("GET", &format!("/v1/broadcasts/{id}"), Value::Null).await;
+            (answer.status == 200).then(|| answer.json())
+        })
+        .await;
+        assert_eq!(shown["title"], format!("number {n}"));
+        assert_eq!(shown["state"], "live");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_its_state_it_learns_everything_from_the_nodes() {
     let world = World::start().await;
     let mut origin = world.node("origin-1", Role::Origin, None).await;

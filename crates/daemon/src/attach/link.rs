@@ -9,7 +9,8 @@ use spyglass_api::auth::ClusterKey;
 use spyglass_api::control::control_client::ControlClient;
 use spyglass_api::control::report::Report as Kind;
 use spyglass_api::control::{
-    self, BroadcastEvent, BroadcastRecord, Phase, Register, Report, Update, update,
+    self, BroadcastEvent, BroadcastRecord, BroadcastRecords, Phase, Register, Report, Update,
+    update,
 };
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, mpsc};
@@ -45,7 +46,7 @@ const REPLACED: Duration = Duration::from_secs(60);
 /// Reports between us and the HTTP/2 connection; the rest waits in the outbox.
 const IN_FLIGHT: usize = 16;
 
-/// Bytes of broadcast records in Register, of the 256 KiB of a message.
+/// Bytes of broadcast records in one report, of the 256 KiB of a message.
 const RECORDS: usize = 200 * 1024;
 
 /// What a record takes beside its memo, in bytes, generously.
@@ -179,14 +180,9 @@ impl Link {
     /// Everything this node knows. What happened before is in the records.
     fn register(&self, others: &BTreeSet<String>, outbox: &mut Outbox) -> Register {
         let Node { profile, source, shared, .. } = &*self.node;
-        let (broadcasts, rest) = fitting(source.records());
-        if !rest.is_empty() {
-            warn!(
-                count = rest.len(),
-                "too many broadcasts for one report; sending the rest's phases"
-            );
-        }
-        rest.into_iter().for_each(|record| outbox.event(as_event(&record)));
+        let mut pages = pages(source.records()).into_iter();
+        let broadcasts = pages.next().unwrap_or_default();
+        pages.for_each(|broadcasts| outbox.records(BroadcastRecords { broadcasts }));
         let (keys, revoked_keys) = {
             let held = shared.keys.lock();
             (held.to_register(), held.revoked().to_vec())
@@ -336,25 +332,28 @@ async fn next<'a>(
     Ok((permit, updates.message().await?))
 }
 
-/// The records that fit in Register, the running ones first, and those that do not.
-fn fitting(mut records: Vec<BroadcastRecord>) -> (Vec<BroadcastRecord>, Vec<BroadcastRecord>) {
+/// The records, as many in each page as fit in a message, the running ones
+/// first. One whose memo would not fit goes without.
+fn pages(mut records: Vec<BroadcastRecord>) -> Vec<Vec<BroadcastRecord>> {
     let ended = |record: &BroadcastRecord| record.phase() == Phase::Ended;
     records.sort_by_key(|record| (ended(record), std::cmp::Reverse(record.ended_at_ms)));
-    let mut bytes = 0;
-    let fits = |record: &BroadcastRecord| {
-        bytes += RECORD + record.memo.len();
-        bytes <= RECORDS
-    };
-    let count = records.iter().map(fits).take_while(|&fits| fits).count();
-    let rest = records.split_off(count);
-    (records, rest)
-}
-
-fn as_event(record: &BroadcastRecord) -> BroadcastEvent {
-    let at_ms =
-        if record.phase() == Phase::Ended { record.ended_at_ms } else { record.started_at_ms };
-    let (broadcast, phase) = (record.broadcast.clone(), record.phase);
-    BroadcastEvent { broadcast, phase, at_ms, epoch: record.epoch }
+    let mut pages = vec![Vec::new()];
+    let mut room = RECORDS;
+    for mut record in records {
+        if record.memo.len() > RECORDS - RECORD {
+            record.memo.clear();
+        }
+        let size = RECORD + record.memo.len();
+        if size > room {
+            pages.push(Vec::new());
+            room = RECORDS;
+        }
+        room -= size;
+        if let Some(page) = pages.last_mut() {
+            page.push(record);
+        }
+    }
+    pages
 }
 
 #[cfg(test)]
@@ -362,7 +361,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn register_stays_within_a_message_and_names_the_running_first() {
+    fn each_page_stays_within_a_message_and_the_running_come_first() {
         let record = |n: usize| BroadcastRecord {
             broadcast: format!("{n:013}"),
             phase: if n.is_multiple_of(2) { Phase::Ended } else { Phase::Live }.into(),
@@ -370,11 +369,18 @@ mod tests {
             memo: vec![0; 1_000].into(),
             ..BroadcastRecord::default()
         };
-        let (fit, rest) = fitting((0..300).map(record).collect());
-        assert_eq!(fit.len() + rest.len(), 300);
-        assert_eq!(fit.len(), RECORDS / (1_000 + RECORD));
-        assert!(fit[..150].iter().all(|record| record.phase() == Phase::Live));
-        assert_eq!(fit[150].ended_at_ms, 298, "then the last to end");
-        assert_eq!(as_event(&rest[0]).phase(), Phase::Ended);
+        let mut records: Vec<_> = (0..300).map(record).collect();
+        records[1].memo = vec![0; RECORDS].into();
+        let pages = pages(records);
+        assert_eq!(pages.len(), 2);
+        let all = pages.concat();
+        assert_eq!(all.len(), 300);
+        assert!(all[..150].iter().all(|record| record.phase() == Phase::Live));
+        assert_eq!(all[150].ended_at_ms, 298, "then the last to end");
+        for page in pages {
+            let report = BroadcastRecords { broadcasts: page };
+            assert!(prost::Message::encoded_len(&report) < MAX_MESSAGE);
+        }
+        assert_eq!(all.iter().filter(|record| record.memo.is_empty()).count(), 1);
     }
 }

@@ -7,7 +7,8 @@ use std::collections::VecDeque;
 
 use spyglass_api::control::report::Report as Kind;
 use spyglass_api::control::{
-    BroadcastEvent, Crowd, Crowds, DelayReport, Heartbeat, LeaseDelta, Load, Report,
+    BroadcastEvent, BroadcastRecords, Crowd, Crowds, DelayReport, Heartbeat, LeaseDelta, Load,
+    Report,
 };
 
 use super::CROWDS;
@@ -41,6 +42,12 @@ impl Outbox {
     /// Adds an event.
     pub fn event(&mut self, event: BroadcastEvent) {
         self.queue.push_back(Kind::Event(event));
+    }
+
+    /// Adds records of broadcasts that did not fit into Register, before anything
+    /// else is said.
+    pub fn records(&mut self, records: BroadcastRecords) {
+        self.queue.push_back(Kind::Records(records));
     }
 
     /// Adds a report of delays.
