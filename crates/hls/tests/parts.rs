@@ -190,3 +190,21 @@ fn a_restart_loses_the_open_chunk_and_never_names_its_number_again() {
         assert!(broadcast.gaps().iter().any(|gap| gap.sequence == sequence), "{away}");
     }
 }
+
+/// Edges know a hint by its epoch, which they take from the version.
+#[test]
+fn a_restart_between_an_epoch_and_its_first_chunk_hints_in_the_versions_epoch() {
+    let mut broadcast = Broadcast::both();
+    broadcast.play(&mut gop_of(75), seconds(10.5), NONE);
+    broadcast.connect(Some(gop::AVC_360P), Some(gop::AAC_48K_STEREO));
+    let offset = broadcast.now();
+    // Enough for an init and no chunk.
+    broadcast.play(&mut gop_of(75), seconds(0.1), offset);
+    broadcast.restart(seconds(1.0));
+    broadcast.pass(seconds(10.0));
+    assert!(broadcast.gaps().last().is_some_and(|gap| gap.epoch == 1));
+    assert_eq!(broadcast.list.version().epoch, 2);
+    let next = broadcast.list.position().unwrap().sequence + 1;
+    let text = playlist::media(&broadcast.list.snapshot());
+    assert!(text.ends_with(&format!("TYPE=PART,URI=\"2-{next}.0.m4s\"\n")), "{text}");
+}

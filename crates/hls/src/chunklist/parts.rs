@@ -183,7 +183,9 @@ impl Chunklist {
         let has_parts = self.listed.iter().any(|segment| !segment.parts.is_empty());
         let last = self.listed.back().filter(|_| has_parts)?;
         let sequence = last.line.sequence.saturating_add(1);
-        Some(Resource::Part { epoch: last.line.epoch, sequence, part: 0 })
+        // The version's epoch is the last chunk's, but behind a restart: an epoch
+        // may have been opened before it that has no chunk.
+        Some(Resource::Part { epoch: self.version.epoch, sequence, part: 0 })
     }
 
     fn skip(&self, behind: i64) -> (Option<Duration>, usize) {
