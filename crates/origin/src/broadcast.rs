@@ -5,15 +5,14 @@
 //! channel to that task, and what the task publishes for readers. Readers
 //! never wait for the task.
 
+mod digests;
 mod task;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use sha2::{Digest as _, Sha256};
 use spyglass_daemon::delay::Meter;
 use spyglass_hls::chunklist::Chunklist;
 use spyglass_hls::playlist::Rendered;
@@ -27,17 +26,14 @@ use crate::arrivals::{Arrivals, Times};
 use crate::life::{ConnectionId, Phase};
 use crate::viewer::Mailbox;
 
+use digests::Digests;
+
+pub use digests::Digest;
 pub(crate) use task::{Setup, spawn};
 
 /// Messages that may wait for a broadcast's task. Beyond it the publisher's
 /// socket is not read: a task that is behind slows its own publisher down.
 const INPUTS: usize = 256;
-
-/// Digests kept per broadcast: the chunks that edges fetch are the newest ones.
-const DIGESTS: usize = 8;
-
-/// SHA-256.
-pub type Digest = [u8; 32];
 
 /// A list as edges fetch it: every form of one version.
 #[derive(Debug)]
@@ -130,7 +126,7 @@ pub struct Broadcast {
     /// How long its media took so far.
     pub delays: Arc<Meter>,
     /// Of the newest chunks that were fetched.
-    digests: Mutex<VecDeque<(Resource, Digest)>>,
+    digests: Digests,
 }
 
 impl Broadcast {
@@ -157,17 +153,7 @@ impl Broadcast {
     /// SHA-256 of an object's bytes: made for the first edge that asks, and
     /// kept for the others, who ask at the same time.
     pub fn digest(&self, resource: Resource, bytes: &Bytes) -> Digest {
-        let known = self.digests.lock().iter().find(|(of, _)| *of == resource).copied();
-        if let Some((_, digest)) = known {
-            return digest;
-        }
-        let digest = Sha256::digest(bytes).into();
-        let mut digests = self.digests.lock();
-        if digests.len() >= DIGESTS {
-            digests.pop_front();
-        }
-        digests.push_back((resource, digest));
-        digest
+        self.digests.of(resource, bytes)
     }
 }
 

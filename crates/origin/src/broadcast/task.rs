@@ -71,7 +71,7 @@ pub(crate) fn spawn(registry: &Arc<Registry>, setup: Setup) -> Arc<Broadcast> {
         record: Arc::new(Mutex::new(setup.record.clone())),
         arrivals: Arc::default(),
         delays: Arc::new(Meter::new(registry.metrics.delays.clone())),
-        digests: Mutex::default(),
+        digests: super::Digests::default(),
     });
     let task = Task::new(Arc::clone(registry), &broadcast, setup, list);
     let (registry, id) = (Arc::clone(registry), broadcast.id);
