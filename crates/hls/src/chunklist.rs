@@ -183,6 +183,12 @@ impl Chunklist {
         }
     }
 
+    /// From the next chunk on, that many are listed, when they last 3 target
+    /// durations together.
+    pub fn set_window(&mut self, chunks: usize) {
+        self.config.window = chunks;
+    }
+
     /// Takes in what the segmenter returned; true when the list has changed.
     pub fn on_output(&mut self, now: Instant, output: Output) -> bool {
         if self.ended {

@@ -66,6 +66,9 @@ pub struct Config {
     pub push_queue_gops: usize,
     /// Megabytes a push viewer may be behind.
     pub push_queue_mb: u32,
+    /// Chunks listed, 3 to 60: how far viewers can go back. From 10 target durations
+    /// on, players are offered delta updates.
+    pub window_chunks: usize,
     /// Seconds without a frame after which a connected publisher counts as away.
     pub silence_seconds: u32,
     /// Seconds that an ended broadcast is still served.
@@ -100,6 +103,7 @@ impl Default for Config {
             gop_cache_mb: 2,
             push_queue_gops: 2,
             push_queue_mb: 4,
+            window_chunks: 6,
             silence_seconds: 10,
             ended_seconds: 65,
             max_watchers: 1_024,
@@ -117,6 +121,7 @@ impl Config {
         "gop_cache_mb",
         "push_queue_gops",
         "push_queue_mb",
+        "window_chunks",
         "silence_seconds",
         "ended_seconds",
         "max_watchers",
@@ -139,6 +144,11 @@ impl Config {
             retention: Duration::from_secs(self.ended_seconds.into()),
             challenge: Duration::from_secs(2),
         }
+    }
+
+    /// Chunks in a list.
+    pub(crate) fn window(&self) -> usize {
+        self.window_chunks.clamp(3, 60)
     }
 
     /// Bytes of a GOP kept for joiners; never more than a queue takes.

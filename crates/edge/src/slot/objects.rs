@@ -8,7 +8,7 @@ use spyglass_media::{Position, Resource};
 use super::{Slot, awaited};
 
 /// A chunk further behind the newest one is kept by no origin …
-pub(super) const KEPT: u64 = 128;
+pub(super) const KEPT: u64 = 256;
 
 /// … and no part of one that is as far behind.
 const PARTS_KEPT: u64 = 16;

@@ -124,6 +124,7 @@ impl Task {
             last = restored.last;
             floor = floor.and(&restored.floor.unwrap_or_default());
             if let (Some(mut chunklist), Some(config)) = (restored.chunklist, setup.record.cut()) {
+                chunklist.set_window(registry.live.get().window());
                 if setup.record.phase == Phase::Ended {
                     // A task that fails while it ends leaves a page without ENDLIST.
                     chunklist.on_end(now());
@@ -305,7 +306,8 @@ impl Task {
         };
         if self.segmenter.is_none() {
             self.floor = self.floor.and(&self.registry.floor(grant));
-            let chunklist = chunklist::Config::of(&config);
+            let window = self.registry.live.get().window();
+            let chunklist = chunklist::Config { window, ..chunklist::Config::of(&config) };
             *self.objects.lock() = Some(Chunklist::new(chunklist, &self.floor));
             self.segmenter = Some(Segmenter::new(config, self.floor));
         }
