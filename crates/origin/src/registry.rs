@@ -424,7 +424,56 @@ impl Source for Reports {
 
 #[cfg(test)]
 mod tests {
+    use spyglass_api::auth::ClusterKey;
+    use spyglass_api::control::Role;
+    use spyglass_daemon::Shutdown;
+    use spyglass_daemon::admin::Admin;
+    use spyglass_daemon::attach::{self, Profile};
+    use spyglass_daemon::state::StateDir;
+
     use super::*;
+
+    /// Of an origin whose control never answers.
+    fn registry(state: &tempfile::TempDir) -> Arc<Registry> {
+        let profile = Profile {
+            node: "origin-1".parse().unwrap(),
+            role: Role::Origin,
+            public_http: String::new(),
+            public_rtmp: String::new(),
+            public_grpc: String::new(),
+            location: None,
+            incarnation: 1,
+        };
+        let (attachment, _) = attach::start(
+            vec!["http://127.0.0.1:9".to_owned()],
+            ClusterKey::new("cluster-key-of-this-test").unwrap(),
+            profile,
+            StateDir::open(state.path()).unwrap(),
+            Arc::new(Reports::new(Instant::now())),
+            Shutdown::new(),
+        )
+        .unwrap();
+        let metrics = Metrics::register(&mut Admin::new().registry());
+        let journal = Journal::open(state.path().join("broadcasts"), metrics.clone()).unwrap();
+        Registry::open(Live::new(Config::default()), metrics, journal, attachment, 1, Vec::new())
+    }
+
+    #[tokio::test]
+    async fn a_failed_task_without_a_page_leaves_its_broadcast_in_the_directory() {
+        let state = tempfile::tempdir().unwrap();
+        let registry = registry(&state);
+        let id = BroadcastId::from_random([1; 16]);
+        let failed = registry.ensure(id, true).unwrap();
+        registry.revive(id).await;
+        let revived = registry.get(id).expect("what was announced is not forgotten");
+        assert!(!Arc::ptr_eq(&failed, &revived));
+        assert!(revived.record().private);
+        assert_eq!(registry.directory().len(), 1);
+        // Nor does one come back that was swept while the journal was read.
+        registry.broadcasts.lock().clear();
+        registry.revive(id).await;
+        assert!(registry.get(id).is_none());
+    }
 
     #[test]
     fn numbers_begin_behind_all_that_an_older_token_can_have_used() {
