@@ -180,8 +180,8 @@ impl Config {
         }
     }
 
-    pub(crate) fn http_limits(&self) -> crate::http::Limits {
-        crate::http::Limits {
+    pub(crate) fn http_limits(&self) -> crate::serving::Limits {
+        crate::serving::Limits {
             header: seconds(self.header_seconds),
             idle: seconds(self.idle_seconds),
             write: seconds(self.write_seconds),

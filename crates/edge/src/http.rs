@@ -1,42 +1,26 @@
-//! HTTP for viewers: from a parsed request to an answer, and the connections
-//! that carry both.
+//! HTTP for viewers: from a parsed request to an answer, by any version.
 //!
-//! hyper without a framework: HTTP/1.1 and HTTP/2 on one port. What a path
-//! means is `request.rs`, what is served `broadcasts.rs`, how it looks
-//! `respond.rs`.
+//! What a path means is `request.rs`, what is served `broadcasts.rs`, how it
+//! looks `respond.rs`; the connections are `serving.rs`'s and `http3.rs`'s.
 
-use std::convert::Infallible;
 use std::hash::{BuildHasher as _, RandomState};
-use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use http::header::{ALT_SVC, CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, USER_AGENT};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, USER_AGENT};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 use http_body::Body as _;
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
 use parking_lot::{Mutex, RwLock};
 use spyglass_daemon::admin::Admin;
 use spyglass_daemon::attach::{Attachment, Revocation};
-use spyglass_daemon::{Shutdown, now_utc};
+use spyglass_daemon::now_utc;
 use spyglass_media::{BroadcastId, Resource, ViewerId};
 use spyglass_token::WatchGrant;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
-use tokio_rustls::TlsAcceptor;
-use tracing::{debug, warn};
+use tracing::debug;
 
-use crate::apart::Apart;
 use crate::broadcasts::{Broadcasts, Found, Refused};
 use crate::connections::{Connection, Connections, Shown};
 use crate::delays::Measured;
-use crate::gate::{Gate, Place};
-use crate::head_timer::HeadTimer;
 use crate::metrics::Metrics;
 use crate::outcome::CacheStatus;
 use crate::refusal::Refusal;
@@ -44,7 +28,6 @@ use crate::request::{self, Named, Object, Route};
 use crate::respond::{Asked, Body, Prebuilt, Responder};
 use crate::steering::{Player, Steering};
 use crate::viewers::{Lease, Viewers};
-use spyglass_daemon::socket::{Reset, Socket};
 
 /// Header fields of a request.
 pub const HEADERS: usize = 64;
@@ -52,28 +35,8 @@ pub const HEADERS: usize = 64;
 /// Bytes of them.
 pub const HEADER_BYTES: usize = 16 * 1024;
 
-/// Requests at once on one HTTP/2 or HTTP/3 connection.
-pub const STREAMS: u32 = 100;
-
-/// HTTP/2 pings: a peer that is gone is noticed.
-const PING: Duration = Duration::from_secs(20);
-
 /// Bytes of a User-Agent that tell players apart.
 const LONGEST_AGENT: usize = 256;
-
-/// How long the last answer on a kicked viewer's connection may take.
-pub const LAST_WORD: Duration = Duration::from_millis(300);
-
-/// Times of a connection.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// For a request's header; for the first request of a connection too.
-    pub header: Duration,
-    /// Without a request.
-    pub idle: Duration,
-    /// For a write to move on.
-    pub write: Duration,
-}
 
 /// Answers requests; shared by all connections.
 #[derive(Debug)]
@@ -100,7 +63,8 @@ pub struct Handler {
     pub connections: Connections,
 }
 
-fn now() -> Instant {
+/// The runtime's clock, which tests may stop.
+pub fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
@@ -379,237 +343,4 @@ fn as_control(lease: &Lease) -> spyglass_api::control::Lease {
 fn has_body(headers: &HeaderMap) -> bool {
     let length = headers.get(CONTENT_LENGTH).map(HeaderValue::as_bytes);
     length.is_some_and(|length| length != b"0") || headers.contains_key(TRANSFER_ENCODING)
-}
-
-/// How connections are secured.
-#[derive(Clone)]
-pub struct Tls {
-    /// Shakes hands.
-    pub acceptor: TlsAcceptor,
-    /// Where HTTP/3 is, if it is (RFC 7838).
-    pub alternative: Option<HeaderValue>,
-}
-
-/// Serves viewers until `shutdown`; then those connections that are idle close
-/// at once and the others after their answer.
-pub async fn serve(
-    listener: TcpListener,
-    tls: Option<Tls>,
-    handler: Arc<Handler>,
-    gate: Gate,
-    limits: Limits,
-    shutdown: Shutdown,
-) {
-    let mut http = auto::Builder::new(TokioExecutor::new());
-    http.http1()
-        .timer(HeadTimer)
-        .header_read_timeout(limits.header)
-        .max_headers(HEADERS)
-        .max_buf_size(HEADER_BYTES);
-    http.http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS)
-        .max_header_list_size(HEADER_BYTES as u32)
-        .keep_alive_interval(PING)
-        .keep_alive_timeout(PING / 2);
-    let http = Arc::new(http);
-    let mut connections = JoinSet::new();
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            Some(ended) = connections.join_next() => {
-                if let Err(error) = ended {
-                    warn!(%error, "a viewer's connection failed");
-                }
-                continue;
-            }
-            () = shutdown.requested() => break,
-        };
-        match accepted {
-            Ok((stream, from)) => match gate.enter(from.ip()) {
-                Ok(place) => {
-                    let server = Server {
-                        http: Arc::clone(&http),
-                        handler: Arc::clone(&handler),
-                        limits,
-                        shutdown: shutdown.clone(),
-                        peer: from.ip().to_canonical(),
-                    };
-                    connections.spawn(server.accepted(stream, tls.clone(), place));
-                }
-                Err(full) => handler.metrics.closed(full.as_str()),
-            },
-            Err(error) => {
-                // Out of descriptors, most likely: give connections time to close.
-                warn!(%error, "cannot accept viewers");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
-    drop(listener);
-    while connections.join_next().await.is_some() {}
-}
-
-/// What one connection needs of the listener.
-struct Server {
-    http: Arc<auto::Builder<TokioExecutor>>,
-    handler: Arc<Handler>,
-    limits: Limits,
-    shutdown: Shutdown,
-    peer: IpAddr,
-}
-
-impl Server {
-    async fn accepted(self, stream: TcpStream, tls: Option<Tls>, place: Place) {
-        if let Err(error) = stream.set_nodelay(true) {
-            debug!(%error, "socket options");
-        }
-        let reset = Reset::default();
-        let socket = Socket::new(stream, self.limits.write, Arc::clone(&reset));
-        let Some(tls) = tls else {
-            let state = Connection::new(self.peer, false);
-            return connection(self, state, socket, reset, place, None).await;
-        };
-        // The handshake has as long as a request's header.
-        match tokio::time::timeout(self.limits.header, tls.acceptor.accept(socket)).await {
-            Ok(Ok(stream)) => {
-                let state = Connection::new(self.peer, true);
-                connection(self, state, stream, reset, place, tls.alternative).await
-            }
-            Ok(Err(error)) => {
-                debug!(%error, "TLS handshake");
-                self.handler.metrics.closed("tls");
-            }
-            Err(_) => self.handler.metrics.closed("no_request"),
-        }
-    }
-}
-
-async fn connection<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
-    server: Server,
-    state: Connection,
-    socket: I,
-    reset: Reset,
-    place: Place,
-    alternative: Option<HeaderValue>,
-) {
-    let Server { http, handler, limits, shutdown, .. } = server;
-    let state = Arc::new(state);
-    let _attended = Attended::new(Arc::clone(&handler), Arc::clone(&state), place);
-    let socket = TokioIo::new(socket);
-    let service = service_fn(|request: Request<Incoming>| {
-        let (handler, state) = (Arc::clone(&handler), Arc::clone(&state));
-        let alternative = alternative.clone();
-        async move {
-            let (parts, _) = request.into_parts();
-            let mut response = handler.answer(&state, parts).await;
-            if let Some(alternative) = alternative {
-                response.headers_mut().insert(ALT_SVC, alternative);
-            }
-            Ok::<_, Infallible>(response)
-        }
-    });
-    let mut serving = std::pin::pin!(http.serve_connection(socket, service));
-    let accepted = now();
-    // hyper's header time-out begins with the first byte: this is for who sends
-    // none, and for an HTTP/2 connection without requests. It also makes hyper
-    // look at its own (`head_timer.rs`).
-    let mut check = accepted + limits.header;
-    let mut last_word = false;
-    let mut draining = false;
-    let signals = |check, last_word, draining| {
-        Apart::new(signal(Arc::clone(&state), shutdown.clone(), check, last_word, draining))
-    };
-    let mut waiting = signals(check, last_word, draining);
-    let closed = loop {
-        let signal = tokio::select! {
-            biased;
-            ended = serving.as_mut() => {
-                if let Err(error) = ended {
-                    debug!(%error, "a viewer's connection broke");
-                }
-                break None;
-            }
-            signal = &mut waiting => signal,
-        };
-        match signal {
-            Signal::Kicked => {
-                // A waiting poll gets its refusal; an open answer is cut.
-                if !state.is_active() {
-                    break Some("kicked");
-                }
-                serving.as_mut().graceful_shutdown();
-                last_word = true;
-                check = now() + LAST_WORD;
-            }
-            Signal::Shutdown => {
-                draining = true;
-                serving.as_mut().graceful_shutdown();
-            }
-            Signal::Check => {
-                if last_word {
-                    break Some("kicked");
-                }
-                let Some(last) = state.last_request() else { break Some("no_request") };
-                let now = now();
-                if !state.is_active() && now.saturating_duration_since(last) >= limits.idle {
-                    serving.as_mut().graceful_shutdown();
-                }
-                check = (last + limits.header).max(now + limits.header / 10);
-            }
-        }
-        waiting = signals(check, last_word, draining);
-    };
-    let slow = || reset.load(Ordering::Relaxed).then_some("slow");
-    if let Some(reason) = closed.or_else(slow) {
-        reset.store(true, Ordering::Relaxed);
-        handler.metrics.closed(reason);
-    }
-}
-
-/// What a connection is told besides what its peer sends.
-enum Signal {
-    /// Its viewer was revoked.
-    Kicked,
-    /// The edge stops.
-    Shutdown,
-    /// It is time to look whether it still does something.
-    Check,
-}
-
-async fn signal(
-    state: Arc<Connection>,
-    shutdown: Shutdown,
-    check: Instant,
-    last_word: bool,
-    draining: bool,
-) -> Signal {
-    tokio::select! {
-        () = state.kicked.cancelled(), if !last_word => Signal::Kicked,
-        () = shutdown.requested(), if !draining => Signal::Shutdown,
-        () = tokio::time::sleep_until(check.into()) => Signal::Check,
-    }
-}
-
-/// A connection while it is open; what it holds is given back also when its
-/// task panics.
-pub struct Attended {
-    handler: Arc<Handler>,
-    state: Arc<Connection>,
-    _place: Place,
-}
-
-impl Attended {
-    /// `state` is open until the result is dropped.
-    pub fn new(handler: Arc<Handler>, state: Arc<Connection>, place: Place) -> Self {
-        handler.metrics.connections.inc();
-        Self { handler, state, _place: place }
-    }
-}
-
-impl Drop for Attended {
-    fn drop(&mut self) {
-        self.handler.connections.leave(&self.state);
-        self.handler.metrics.connections.dec();
-    }
 }

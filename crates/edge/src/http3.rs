@@ -29,9 +29,10 @@ use tracing::{debug, warn};
 
 use crate::connections::Connection;
 use crate::gate::{Gate, Place};
-use crate::http::{Attended, HEADER_BYTES, Handler, LAST_WORD, Limits, STREAMS};
+use crate::http::{HEADER_BYTES, Handler};
 use crate::priority;
 use crate::respond::Body;
+use crate::serving::{Attended, LAST_WORD, Limits, STREAMS};
 use transport::{Handle, Transport};
 
 /// The protocol's name in TLS.

@@ -40,8 +40,10 @@ pub mod refusal;
 pub mod request;
 pub mod respond;
 pub mod route;
+mod serving;
 pub mod slot;
 pub mod steering;
+mod taking;
 pub mod trust;
 pub mod viewers;
 pub mod watch;
@@ -77,9 +79,10 @@ use crate::broadcasts::Broadcasts;
 use crate::cache::Objects;
 pub use crate::config::{Config, Fill, UpstreamChoice};
 use crate::gate::Gate;
-use crate::http::{Handler, Tls};
+use crate::http::Handler;
 use crate::metrics::Metrics;
 use crate::respond::Responder;
+use crate::serving::Tls;
 use crate::steering::Steering;
 use crate::viewers::Viewers;
 use crate::watch::Watcher;
@@ -321,9 +324,9 @@ impl Edge {
                 serving.spawn(http3::serve(endpoint, handler, gate, limits, stop));
             }
             let (handler, gate, stop) = (Arc::clone(&handler), gate.clone(), shutdown.clone());
-            serving.spawn(http::serve(listener, Some(tls), handler, gate, limits, stop));
+            serving.spawn(serving::serve(listener, Some(tls), handler, gate, limits, stop));
         }
-        serving.spawn(http::serve(self.http, None, handler, gate, limits, shutdown.clone()));
+        serving.spawn(serving::serve(self.http, None, handler, gate, limits, shutdown.clone()));
         let serving = async {
             while let Some(ended) = serving.join_next().await {
                 if let Err(error) = ended {
