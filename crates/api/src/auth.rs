@@ -17,6 +17,9 @@ pub const METADATA: &str = "x-spyglass-cluster-key";
 /// service with one is warned.
 pub const SHORT: usize = 16;
 
+/// A key shorter than this, in characters, is no key: a slip, or a placeholder.
+pub const SHORTEST: usize = 8;
+
 /// A cluster key that is fit to be sent as metadata.
 #[derive(Clone)]
 pub struct ClusterKey(MetadataValue<Ascii>);
@@ -33,6 +36,9 @@ pub enum KeyError {
     /// No characters.
     #[error("the cluster key is empty")]
     Empty,
+    /// Fewer than [`SHORTEST`] characters.
+    #[error("the cluster key has fewer than {SHORTEST} characters")]
+    Short,
     /// Not visible ASCII.
     #[error("the cluster key has a character that is not visible ASCII")]
     NotAscii,
@@ -46,6 +52,9 @@ impl ClusterKey {
         }
         if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(KeyError::NotAscii);
+        }
+        if key.len() < SHORTEST {
+            return Err(KeyError::Short);
         }
         let mut value = MetadataValue::try_from(key).map_err(|_| KeyError::NotAscii)?;
         value.set_sensitive(true);
@@ -103,6 +112,8 @@ mod tests {
     fn a_key_is_something_and_printable() {
         assert_eq!(ClusterKey::new("").unwrap_err(), KeyError::Empty);
         assert_eq!(ClusterKey::new("has a space").unwrap_err(), KeyError::NotAscii);
+        assert_eq!(ClusterKey::new("7-chars").unwrap_err(), KeyError::Short);
+        assert!(ClusterKey::new("8-charac").is_ok());
         assert!(!format!("{:?}", ClusterKey::new("not-for-logs").unwrap()).contains("not-for"));
     }
 }

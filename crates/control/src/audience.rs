@@ -192,6 +192,12 @@ impl Audience {
         self.anonymous.get(&broadcast).copied().unwrap_or_default()
     }
 
+    /// About how many watch anything at an edge without having joined.
+    pub fn anonymous_at(&self, node: &Arc<NodeId>) -> u32 {
+        let crowds = self.crowds.get(node).into_iter().flat_map(HashMap::values);
+        crowds.fold(0, |sum, count| sum.saturating_add(*count))
+    }
+
     /// The keys of everything a node reported.
     pub fn of_node(&self, node: &Arc<NodeId>) -> Vec<(BroadcastId, ViewerId)> {
         self.by_node.get(node).map(|held| held.iter().copied().collect()).unwrap_or_default()
@@ -327,6 +333,7 @@ mod tests {
         audience.on_crowds(&a, HashMap::from([(one, 100), (two, 7)]));
         audience.on_crowds(&b, HashMap::from([(one, 20), (two, 0)]));
         assert_eq!((audience.anonymous(one), audience.anonymous(two)), (120, 7));
+        assert_eq!((audience.anonymous_at(&a), audience.anonymous_at(&b)), (107, 20));
         assert_eq!(audience.all(), Counts::default());
         audience.on_crowds(&a, HashMap::from([(one, 90)]));
         assert_eq!((audience.anonymous(one), audience.anonymous(two)), (110, 0));

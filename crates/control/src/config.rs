@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use spyglass_daemon::{Secret, log};
+use spyglass_daemon::{Secret, listen, log};
 use spyglass_media::NodeId;
 use spyglass_store::nats;
 
@@ -257,6 +257,21 @@ impl Config {
         let fits = |key: &str| !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_graphic());
         let advice = "use visible ASCII characters without spaces";
         rule(key.is_none_or(fits), "operator_key", advice)
+    }
+
+    /// Whether people can be told where this control is (its pages, in watch
+    /// URLs) and, where several share a store, nodes.
+    ///
+    /// # Errors
+    /// The first listener on every address whose `--public-…` is missing.
+    pub fn check_addresses(&self) -> Result<(), listen::Untold> {
+        listen::told("--http", self.http, "--public-http", self.public_http.as_deref())?;
+        match self.store {
+            Some(_) => {
+                listen::told("--grpc", self.grpc, "--public-grpc", self.public_grpc.as_deref())
+            }
+            None => Ok(()),
+        }
     }
 
     /// The setting of a limit: its key and its value.

@@ -40,3 +40,27 @@ async fn edges_estimates_are_shown_together() {
     one.said.crowds.lock().clear();
     world.wait_for(&id, "/viewers", &shown(0)).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_draining_edge_is_not_empty_while_somebody_watches_who_did_not_join() {
+    let world = World::start().await;
+    let _origin = world.node("origin-1", Role::Origin, None).await;
+    let edge = world.node("edge-1", Role::Edge, None).await;
+    let id = text(&world.create(OPERATOR, json!({"title": "open to all"})).await["id"]);
+    says(&edge, &id, 2);
+    world.wait_for(&id, "/viewers/anonymous_estimate", &json!(2)).await;
+    let drained = world.operator("POST", "/v1/nodes/edge-1/drain", Value::Null).await;
+    let remaining = |viewers: u32| {
+        let empty = viewers == 0;
+        json!({"viewers": viewers, "anonymous_estimate": viewers, "broadcasts": 0, "empty": empty})
+    };
+    assert_eq!(drained.expect(202).json()["remaining"], remaining(2));
+    edge.said.crowds.lock().clear();
+    eventually("it is empty", || async {
+        let nodes = world.operator("GET", "/v1/nodes", Value::Null).await.expect(200).json();
+        let nodes = nodes["nodes"].as_array().unwrap().clone();
+        let edge = nodes.iter().find(|node| node["id"] == "edge-1").unwrap().clone();
+        (edge["remaining"] == remaining(0)).then_some(())
+    })
+    .await;
+}

@@ -24,6 +24,40 @@ pub struct Error {
     pub source: io::Error,
 }
 
+/// A listener on every address, where others must be told one of them.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{flag} {address} listens on every address, which is none to tell others: \
+     give {public} URL as well, as they reach it"
+)]
+pub struct Untold {
+    /// The flag that gave the address, e.g. `--http`.
+    pub flag: &'static str,
+    /// Where it was to listen.
+    pub address: SocketAddr,
+    /// The flag that says what others are told, e.g. `--public-http`.
+    pub public: &'static str,
+}
+
+/// Refuses to tell others an `address` that leads nowhere from where they are,
+/// unless the operator `given` another one for them.
+///
+/// # Errors
+/// When `address` is unspecified (`0.0.0.0`, `[::]`) and nothing was given.
+pub fn told(
+    flag: &'static str,
+    address: SocketAddr,
+    public: &'static str,
+    given: Option<&str>,
+) -> Result<(), Untold> {
+    match given {
+        None if address.ip().to_canonical().is_unspecified() => {
+            Err(Untold { flag, address, public })
+        }
+        _ => Ok(()),
+    }
+}
+
 fn advice(address: SocketAddr, error: &io::Error) -> String {
     let port = address.port();
     match error.kind() {
@@ -97,6 +131,18 @@ mod tests {
         let taken = free.local_addr().unwrap();
         let error = tcp("--http", taken).await.unwrap_err().to_string();
         assert!(error.starts_with(&format!("--http {taken}: port {} is taken", taken.port())));
+    }
+
+    #[test]
+    fn every_address_is_none_to_tell_others() {
+        for every in ["0.0.0.0:1", "[::]:1", "[::ffff:0.0.0.0]:1"] {
+            let error = told("--http", every.parse().unwrap(), "--public-http", None).unwrap_err();
+            let error = error.to_string();
+            assert!(error.starts_with("--http ") && error.contains("give --public-http URL"));
+            let given = Some("http://h:1");
+            assert_eq!(told("--http", every.parse().unwrap(), "--public-http", given), Ok(()));
+        }
+        assert_eq!(told("--http", "10.0.0.1:1".parse().unwrap(), "--public-http", None), Ok(()));
     }
 
     #[tokio::test]

@@ -57,7 +57,7 @@ pub enum ClusterKeyError {
         source: std::io::Error,
     },
     /// Not fit to be a key.
-    #[error("{0}: use visible ASCII characters without spaces, 16 or more")]
+    #[error("{0}: use visible ASCII characters without spaces, 16 or more are best")]
     Unfit(#[from] KeyError),
 }
 

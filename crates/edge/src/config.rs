@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use spyglass_daemon::{Secret, log};
+use spyglass_daemon::{Secret, listen, log};
 pub use spyglass_media::Fill;
 use spyglass_media::{Location, NodeId};
 
@@ -164,6 +164,15 @@ impl Config {
     /// told in the log and waits.
     pub const RELOADED: &[&str] =
         &["max_connections", "max_connections_per_address", "max_viewers"];
+
+    /// Whether viewers and other edges can be told where this one is.
+    ///
+    /// # Errors
+    /// The first listener on every address whose `--public-…` is missing.
+    pub fn check_addresses(&self) -> Result<(), listen::Untold> {
+        listen::told("--http", self.http, "--public-http", self.public_http.as_deref())?;
+        listen::told("--grpc", self.grpc, "--public-grpc", self.public_grpc.as_deref())
+    }
 
     pub(crate) fn broadcast_limits(&self) -> crate::broadcasts::Limits {
         crate::broadcasts::Limits {

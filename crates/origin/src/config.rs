@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use spyglass_daemon::{Secret, log};
+use spyglass_daemon::{Secret, listen, log};
 use spyglass_media::{Location, NodeId};
 
 /// Keys are the flags' names with `_`; every one may be left out.
@@ -126,6 +126,15 @@ impl Config {
         "ended_seconds",
         "max_watchers",
     ];
+
+    /// Whether broadcasters, viewers and edges can be told where this origin is.
+    ///
+    /// # Errors
+    /// The first listener on every address whose `--public-…` is missing.
+    pub fn check_addresses(&self) -> Result<(), listen::Untold> {
+        listen::told("--rtmp", self.rtmp, "--public-rtmp", self.public_rtmp.as_deref())?;
+        listen::told("--grpc", self.grpc, "--public-grpc", self.public_grpc.as_deref())
+    }
 
     /// What each push viewer's queue may hold.
     pub(crate) fn queue_limits(&self) -> crate::send_queue::Limits {

@@ -141,6 +141,7 @@ pub async fn control(args: ControlArgs, shutdown: Shutdown) -> anyhow::Result<()
     let config: spyglass_control::Config =
         config::load(args.files.config.as_deref(), overlay.clone())?;
     log::init(config.log_format);
+    config.check_addresses()?;
     let _alone = StateLock::take(&config.state)?;
     let control = Control::load(config).await?;
     let reload = Reload {
@@ -149,6 +150,7 @@ pub async fn control(args: ControlArgs, shutdown: Shutdown) -> anyhow::Result<()
         live: control.live(),
         keys: spyglass_control::Config::RELOADED,
         check: |config: &spyglass_control::Config| {
+            config.check_addresses().map_err(|error| error.to_string())?;
             config.check().map_err(|error| error.to_string())
         },
     };
@@ -166,6 +168,7 @@ pub async fn origin(args: OriginArgs, shutdown: Shutdown) -> anyhow::Result<()> 
     let config: spyglass_origin::Config =
         config::load(args.files.config.as_deref(), overlay.clone())?;
     log::init(config.log_format);
+    config.check_addresses()?;
     let _alone = StateLock::take(&config.state)?;
     let origin = Origin::load(config).await?;
     let reload = Reload {
@@ -173,7 +176,9 @@ pub async fn origin(args: OriginArgs, shutdown: Shutdown) -> anyhow::Result<()> 
         overlay,
         live: origin.live(),
         keys: spyglass_origin::Config::RELOADED,
-        check: |_| Ok(()),
+        check: |config: &spyglass_origin::Config| {
+            config.check_addresses().map_err(|error| error.to_string())
+        },
     };
     tokio::spawn(reload.on_hangup()?);
     let (health, entry) = (origin.addresses().health, json!({"origins": [origin_entry(&origin)]}));
@@ -187,6 +192,7 @@ pub async fn edge(args: EdgeArgs, shutdown: Shutdown) -> anyhow::Result<()> {
     let config: spyglass_edge::Config =
         config::load(args.files.config.as_deref(), overlay.clone())?;
     log::init(config.log_format);
+    config.check_addresses()?;
     let _alone = StateLock::take(&config.state)?;
     let edge = Edge::load(config).await?;
     let reload = Reload {
@@ -194,7 +200,9 @@ pub async fn edge(args: EdgeArgs, shutdown: Shutdown) -> anyhow::Result<()> {
         overlay,
         live: edge.live(),
         keys: spyglass_edge::Config::RELOADED,
-        check: |_| Ok(()),
+        check: |config: &spyglass_edge::Config| {
+            config.check_addresses().map_err(|error| error.to_string())
+        },
     };
     tokio::spawn(reload.on_hangup()?);
     let (health, entry) = (edge.addresses().health, json!({"edges": [edge_entry(&edge)]}));

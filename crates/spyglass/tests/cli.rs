@@ -216,6 +216,31 @@ fn a_missing_or_unfit_cluster_key_is_explained() {
     assert!(error.contains("--cluster-key or --cluster-key-file"), "{error}");
     let error = failure(&origin(&dir, &["--cluster-key", "two words"]).output().unwrap());
     assert!(error.contains("without spaces") && !error.contains("two words"), "{error}");
+    let error = failure(&origin(&dir, &["--cluster-key", "a"]).output().unwrap());
+    assert!(error.contains("fewer than 8 characters"), "{error}");
+}
+
+#[test]
+fn an_address_that_others_cannot_be_told_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    for (command, flag, wants) in [
+        ("edge", "--http", "--public-http"),
+        ("edge", "--grpc", "--public-grpc"),
+        ("origin", "--rtmp", "--public-rtmp"),
+        ("origin", "--grpc", "--public-grpc"),
+        ("control", "--http", "--public-http"),
+    ] {
+        let state = dir.path().to_str().unwrap();
+        let args = [command, "--state", state, "--cluster-key", KEY, flag, "0.0.0.0:0"];
+        let error = failure(&run(&args));
+        assert!(error.contains(&format!("{flag} 0.0.0.0:0")), "{command}: {error}");
+        assert!(error.contains(&format!("give {wants} URL")), "{command}: {error}");
+    }
+    // Only the other controls of its store tell a control's gRPC address.
+    let state = dir.path().to_str().unwrap();
+    let args = ["control", "--state", state, "--cluster-key", KEY, "--store", "nats://127.0.0.1:1"];
+    let error = failure(&run(&[&args[..], &["--grpc", "0.0.0.0:0"]].concat()));
+    assert!(error.contains("give --public-grpc URL"), "{error}");
 }
 
 fn id(running: &Running) -> &str {

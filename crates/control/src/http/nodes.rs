@@ -83,10 +83,15 @@ fn shown(panel: &Panel, node: &Node) -> Value {
 }
 
 /// What keeps a draining node from being empty: whoever is at work there, as
-/// control knows it and as the node itself says.
+/// control knows it and as the node itself says. Who did not join is only
+/// estimated, and watches all the same.
 fn remaining(panel: &Panel, node: &Node) -> Value {
-    let joined = panel.fleet().audience().of_node(&node.id).len();
-    let viewers = u32::try_from(joined).unwrap_or(u32::MAX).max(node.load.viewers);
+    let (joined, anonymous) = {
+        let fleet = panel.fleet();
+        (fleet.audience().of_node(&node.id).len(), fleet.audience().anonymous_at(&node.id))
+    };
+    let joined = u32::try_from(joined).unwrap_or(u32::MAX).max(node.load.viewers);
+    let viewers = joined.saturating_add(anonymous);
     let placed = match node.registration.role {
         Role::Origin => panel.broadcasts.running_on(&node.id).len(),
         // An edge counts those that somebody watches: they go with their viewers.
@@ -94,6 +99,7 @@ fn remaining(panel: &Panel, node: &Node) -> Value {
     };
     json!({
         "viewers": viewers,
+        "anonymous_estimate": anonymous,
         "broadcasts": placed,
         "empty": viewers == 0 && placed == 0,
     })

@@ -505,7 +505,8 @@ fn operation() -> Shapes {
                     "gateway_of": count("broadcasts whose gateway it is named"),
                     "version": text("of its program"),
                     "remaining": maybe(object("What is left while it drains.", json!({
-                        "viewers": count("who still watch there"),
+                        "viewers": count("who still watch there, the next ones included"),
+                        "anonymous_estimate": count("its guess of those who did not join"),
                         "broadcasts": count("placed there and not ended; of origins"),
                         "empty": flag("nothing is left: it can be stopped"),
                     }))),
