@@ -90,6 +90,13 @@ pub struct Config {
     pub max_revocations: usize,
     /// HTTP connections at once.
     pub max_connections: usize,
+    /// HTTP connections of one address (IPv6: of one /64). Loopback,
+    /// [`trusted_proxies`](Self::trusted_proxies) and
+    /// [`rate_exempt`](Self::rate_exempt) may have any number.
+    pub max_connections_per_address: usize,
+    /// Seconds an HTTP connection may stay without a request; an HTTP/1 one no
+    /// longer than 10.
+    pub idle_seconds: u32,
     /// Broadcasts that one user may have at once, ended ones not counted.
     pub max_broadcasts_per_user: u32,
     /// A city database in MMDB format, by which the address of who asks tells
@@ -162,6 +169,8 @@ impl Default for Config {
             max_viewers: 1_000_000,
             max_revocations: 50_000,
             max_connections: 10_000,
+            max_connections_per_address: 500,
+            idle_seconds: 60,
             max_broadcasts_per_user: 10,
             geo_mmdb: None,
             trusted_proxies: Vec::new(),
@@ -216,6 +225,9 @@ impl Config {
         "seat_reservation_seconds",
         "seat_grace_seconds",
         "ended_hours",
+        "max_connections",
+        "max_connections_per_address",
+        "idle_seconds",
         "rate_exempt",
         "rate_list",
         "rate_join",
@@ -244,6 +256,14 @@ impl Config {
         ] {
             rule(year.contains(&seconds), key, "give 1 second to a year")?;
         }
+        let some = 1..=1_000_000;
+        for (key, most) in [
+            ("max_connections", self.max_connections),
+            ("max_connections_per_address", self.max_connections_per_address),
+        ] {
+            rule(some.contains(&most), key, "give 1 to 1000000")?;
+        }
+        rule((1..=86_400).contains(&self.idle_seconds), "idle_seconds", "give 1 to 86400")?;
         for limit in Limit::ALL {
             let (key, rate) = self.rate(limit);
             let advice =
@@ -285,6 +305,13 @@ impl Config {
             Limit::Page => ("rate_page", self.rate_page),
             Limit::Other => ("rate_other", self.rate_other),
         }
+    }
+
+    /// Whether a peer is held to
+    /// [`max_connections_per_address`](Self::max_connections_per_address).
+    pub fn caps(&self, peer: IpAddr) -> bool {
+        let mut uncapped = self.trusted_proxies.iter().chain(&self.rate_exempt);
+        !uncapped.any(|network| network.contains(peer))
     }
 
     /// How often who may ask for what.
@@ -357,9 +384,24 @@ mod tests {
         assert_eq!(refused(|config| config.watch_token_seconds = 0), "watch_token_seconds");
         assert_eq!(refused(|config| config.rate_page.burst = 0), "rate_page");
         assert_eq!(refused(|config| config.rate_join.per_second = -1.0), "rate_join");
+        assert_eq!(refused(|config| config.idle_seconds = 0), "idle_seconds");
+        let nobody = |config: &mut Config| config.max_connections_per_address = 0;
+        assert_eq!(refused(nobody), "max_connections_per_address");
         assert_eq!(refused(|config| config.store = Some(Secret::new("nats://h"))), "store");
         let short = |config: &mut Config| config.operator_key = Some(Secret::new("two words"));
         assert_eq!(refused(short), "operator_key");
+    }
+
+    #[test]
+    fn proxies_and_exempt_networks_may_have_any_number_of_connections() {
+        let config = Config {
+            trusted_proxies: vec!["198.51.100.7".parse().unwrap()],
+            rate_exempt: vec!["10.0.0.0/8".parse().unwrap()],
+            ..Config::default()
+        };
+        let caps = |peer: &str| config.caps(peer.parse().unwrap());
+        assert!(!caps("198.51.100.7") && !caps("::ffff:10.1.2.3"));
+        assert!(caps("198.51.100.8") && caps("2001:db8::1"));
     }
 
     #[test]

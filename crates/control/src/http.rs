@@ -15,6 +15,7 @@ mod events;
 mod fields;
 mod first_bytes;
 mod following;
+mod idle;
 mod keys;
 mod nodes;
 mod openapi;

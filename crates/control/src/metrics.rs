@@ -22,6 +22,8 @@ pub struct Metrics {
     pub requests: Family<[(&'static str, String); 2], Counter>,
     /// Requests refused because there had been too many, by limit.
     pub limited: Family<[Label; 1], Counter>,
+    /// HTTP connections closed by control, by reason.
+    pub closed: Family<[Label; 1], Counter>,
     /// Nodes chosen, by role and by what told where from.
     pub placements: Family<[Label; 2], Counter>,
     /// Messages of webhooks, by what became of them.
@@ -67,6 +69,11 @@ impl Metrics {
             "spyglass_control_limited",
             "Requests refused because there had been too many, by limit",
             metrics.limited.clone(),
+        );
+        registry.register(
+            "spyglass_control_closed_connections",
+            "HTTP connections closed: full, address_full (max_connections and its kin), idle",
+            metrics.closed.clone(),
         );
         registry.register(
             "spyglass_control_webhooks",

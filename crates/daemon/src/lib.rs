@@ -4,7 +4,7 @@
 //! Starting: [`config`] (file, environment, flags), [`log`], [`listen`],
 //! [`state`]. Running: [`Shutdown`], [`admin`] (health and metrics),
 //! [`panics`], [`grpc`] channels and servers, [`attach`] (a node's link with
-//! control), [`meter`] (how busy the process is),
+//! control), [`meter`] (how busy the process is), [`gate`] (how many connections),
 //! [`delay`] (how long media take). Small things used everywhere: [`Backoff`], [`Secret`],
 //! [`http`] (problem documents, public URLs), the clock and randomness.
 //!
@@ -16,6 +16,7 @@ pub mod attach;
 mod backoff;
 pub mod config;
 pub mod delay;
+pub mod gate;
 pub mod grpc;
 pub mod http;
 pub mod listen;

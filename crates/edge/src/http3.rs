@@ -23,12 +23,12 @@ use http_body_util::BodyExt as _;
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Endpoint, EndpointConfig, Incoming, ServerConfig, TokioRuntime, VarInt};
 use spyglass_daemon::Shutdown;
+use spyglass_daemon::gate::{Gate, Place};
 use spyglass_daemon::tls::Identity;
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
 use crate::connections::Connection;
-use crate::gate::{Gate, Place};
 use crate::http::{HEADER_BYTES, Handler};
 use crate::priority;
 use crate::respond::Body;

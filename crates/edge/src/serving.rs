@@ -17,6 +17,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use spyglass_daemon::Shutdown;
+use spyglass_daemon::gate::{Gate, Place};
 use spyglass_daemon::socket::{Reset, Socket};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -26,7 +27,6 @@ use tracing::{debug, warn};
 
 use crate::apart::Apart;
 use crate::connections::Connection;
-use crate::gate::{Gate, Place};
 use crate::head_timer::HeadTimer;
 use crate::http::{HEADER_BYTES, HEADERS, Handler, now};
 use crate::taking::{Sight, Takers, Watched};

@@ -1,4 +1,5 @@
-//! How many connections there may be, in all and from one address.
+//! How many connections there may be, in all and from one address: of an edge,
+//! and of control's API.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -10,7 +11,7 @@ use parking_lot::Mutex;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Full {
     /// There are as many as there may be.
-    Edge,
+    All,
     /// This address has as many as it may have.
     Address,
 }
@@ -19,7 +20,7 @@ impl Full {
     /// The word in logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Edge => "edge_full",
+            Self::All => "full",
             Self::Address => "address_full",
         }
     }
@@ -53,12 +54,26 @@ impl Gate {
     }
 
     /// A place for a connection of `address`, until it is dropped.
+    ///
+    /// # Errors
+    /// Which limit stands in the way.
     pub fn enter(&self, address: IpAddr) -> Result<Place, Full> {
-        let address = (!address.to_canonical().is_loopback())
-            .then(|| spyglass_daemon::listen::network(address));
+        let capped = !address.to_canonical().is_loopback();
+        self.admit(capped.then(|| crate::listen::network(address)))
+    }
+
+    /// A place for somebody who may have any number, as a proxy must.
+    ///
+    /// # Errors
+    /// There are as many connections as there may be.
+    pub fn enter_uncapped(&self) -> Result<Place, Full> {
+        self.admit(None)
+    }
+
+    fn admit(&self, address: Option<IpAddr>) -> Result<Place, Full> {
         let mut counts = self.counts.lock();
         if counts.all >= counts.most {
-            return Err(Full::Edge);
+            return Err(Full::All);
         }
         if let Some(address) = address {
             let count = counts.by_address.get(&address).copied().unwrap_or(0);
@@ -102,13 +117,13 @@ mod tests {
     }
 
     #[test]
-    fn an_address_and_the_edge_have_so_many_places() {
+    fn an_address_and_all_together_have_so_many_places() {
         let gate = Gate::new(3, 2);
         let first = gate.enter(ip("192.0.2.1")).unwrap();
         let _second = gate.enter(ip("::ffff:192.0.2.1")).unwrap();
         assert_eq!(gate.enter(ip("192.0.2.1")).unwrap_err(), Full::Address);
         let _third = gate.enter(ip("192.0.2.2")).unwrap();
-        assert_eq!(gate.enter(ip("192.0.2.3")).unwrap_err(), Full::Edge);
+        assert_eq!(gate.enter(ip("192.0.2.3")).unwrap_err(), Full::All);
         drop(first);
         assert!(gate.enter(ip("192.0.2.1")).is_ok());
         assert_eq!(gate.counts.lock().by_address.len(), 2);
@@ -118,12 +133,12 @@ mod tests {
     fn other_limits_hold_for_whoever_comes_next() {
         let gate = Gate::new(1, 1);
         let first = gate.enter(ip("192.0.2.1")).unwrap();
-        assert_eq!(gate.enter(ip("192.0.2.2")).unwrap_err(), Full::Edge);
+        assert_eq!(gate.enter(ip("192.0.2.2")).unwrap_err(), Full::All);
         gate.set_limits(3, 2);
         let _more = (gate.enter(ip("192.0.2.1")).unwrap(), gate.enter(ip("192.0.2.2")).unwrap());
         gate.set_limits(1, 1);
         drop(first);
-        assert_eq!(gate.enter(ip("192.0.2.3")).unwrap_err(), Full::Edge);
+        assert_eq!(gate.enter(ip("192.0.2.3")).unwrap_err(), Full::All);
     }
 
     #[test]
@@ -134,5 +149,8 @@ mod tests {
         assert!(gate.enter(ip("2001:db8:0:1::1")).is_ok());
         let places: Vec<_> = (0..9).map(|_| gate.enter(ip("127.0.0.1")).unwrap()).collect();
         assert_eq!(places.len(), 9);
+        let proxied: Vec<_> = (0..9).map(|_| gate.enter_uncapped().unwrap()).collect();
+        gate.set_limits(19, 1);
+        assert_eq!(gate.enter_uncapped().unwrap_err(), Full::All, "{}", proxied.len());
     }
 }
