@@ -200,14 +200,20 @@ impl Histories {
                 Ok(_) => return Ok(()),
                 Err(store::Error::Conflict | store::Error::Exists) => {}
                 Err(error) => {
-                    if let Some(held) = self.0.lock().get_mut(&id) {
-                        held.unwritten = true;
-                    }
+                    self.not_written(id);
                     return Err(error);
                 }
             }
         }
+        // Others were faster each time: there is another turn.
+        self.not_written(id);
         Ok(())
+    }
+
+    fn not_written(&self, id: BroadcastId) {
+        if let Some(held) = self.0.lock().get_mut(&id) {
+            held.unwritten = true;
+        }
     }
 }
 
@@ -234,14 +240,14 @@ pub async fn run(panel: Arc<Panel>, shutdown: Shutdown) {
             _ = looks.tick() => {}
             () = shutdown.requested() => return write_all(&panel).await,
         }
-        look(&panel);
+        look(&panel).await;
         if count.is_multiple_of(WRITE) {
             write_all(&panel).await;
         }
     }
 }
 
-fn look(panel: &Panel) {
+async fn look(panel: &Panel) {
     let now = now_utc();
     for record in
         panel.broadcasts.all(|record| record.started_at_ms.is_some() && !record.is_ended())
@@ -254,6 +260,8 @@ fn look(panel: &Panel) {
         if watching.is_empty() {
             continue;
         }
+        // Thousands of viewers each: others have their turn in between.
+        tokio::task::yield_now().await;
         let present: Vec<Present> = watching
             .into_iter()
             .map(|watching| Present {

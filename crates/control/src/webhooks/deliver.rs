@@ -268,8 +268,13 @@ impl Worker {
 
     async fn gone(&self) {
         info!(hook = self.id, "a webhook's receiver is gone for good: disabled");
-        if let Err(error) = self.panel.webhooks.disable(&self.id).await {
-            warn!(hook = self.id, %error, "a webhook cannot be disabled");
+        // Until that is kept the webhook is shown as active, and nobody delivers.
+        while let Err(error) = self.panel.webhooks.disable(&self.id).await {
+            warn!(hook = self.id, %error, "a webhook cannot be disabled yet");
+            tokio::select! {
+                () = tokio::time::sleep(TICK) => {}
+                () = self.over.cancelled() => return,
+            }
         }
     }
 
