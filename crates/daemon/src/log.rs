@@ -1,7 +1,7 @@
 //! Structured logs on standard error.
 
 use std::fmt;
-use std::io::IsTerminal as _;
+use std::io::{self, IsTerminal as _, Write as _};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -50,12 +50,31 @@ pub fn init(format: Option<Format>) {
     let terminal = std::io::stderr().is_terminal();
     let format = format.unwrap_or(if terminal { Format::Text } else { Format::Json });
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .log_internal_errors(false)
+        .with_writer(|| Stderr);
     // The error means that somebody has already started it.
     let _ = match format {
         Format::Text => lines.with_ansi(terminal).with_target(false).try_init(),
         Format::Json => lines.json().flatten_event(true).try_init(),
     };
+}
+
+/// Standard error, for as long as somebody reads it. When whoever did is gone
+/// the lines are lost and the service is not.
+struct Stderr;
+
+impl io::Write for Stderr {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let _ = io::stderr().write_all(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let _ = io::stderr().flush();
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ mod service;
 mod up;
 mod watch;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -52,7 +53,7 @@ async fn main() -> ExitCode {
     match run(cli.command).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("spyglass: {}", one_line(&error));
+            let _ = writeln!(std::io::stderr(), "spyglass: {}", one_line(&error));
             ExitCode::FAILURE
         }
     }

@@ -7,6 +7,7 @@
 mod plan;
 mod reload;
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -148,7 +149,8 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
         }
         ready::write(ready_file.as_deref(), &content)?;
         info!(?health, "every service is ready");
-        println!("{}", plan.screen(&at.http, &rtmp));
+        // Whoever reads may have enough, as `head` has.
+        let _ = writeln!(std::io::stdout(), "{}", plan.screen(&at.http, &rtmp));
         if plan.settings.demo {
             demo(&at.http, &at.operator_key, &stop).await;
         }

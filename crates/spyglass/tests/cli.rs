@@ -243,6 +243,16 @@ fn an_address_that_others_cannot_be_told_is_refused() {
     assert!(error.contains("give --public-grpc URL"), "{error}");
 }
 
+#[test]
+fn a_service_outlives_whoever_reads_its_log() {
+    let dir = TempDir::new().unwrap();
+    let mut command = origin(&dir, &["--cluster-key", KEY]);
+    command.env("RUST_LOG", "debug").stderr(Stdio::piped());
+    let mut running = Running::start(command, &dir);
+    drop(running.child.stderr.take());
+    assert_eq!(running.stop(Signal::SIGTERM), Some(0), "it says that it stops, to nobody");
+}
+
 fn id(running: &Running) -> &str {
     running.ready["origins"][0]["id"].as_str().unwrap()
 }
