@@ -1,7 +1,7 @@
 //! Structured logs on standard error.
 
 use std::fmt;
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};

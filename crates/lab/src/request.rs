@@ -15,6 +15,9 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use self::tls::{Connector, Tls};
 
+/// Redirects in a row.
+const REDIRECTS: usize = 5;
+
 /// A client with connections that are kept; clones share them.
 #[derive(Clone)]
 pub struct Http(Client<Connector, Empty<Bytes>>);
@@ -68,6 +71,27 @@ impl Http {
             .pool_idle_timeout(Duration::from_secs(30))
             .build(Connector::new(tls));
         Self(client)
+    }
+
+    /// As [`Http::get`], but goes where redirects lead; the answer and whose it is.
+    ///
+    /// # Errors
+    /// Those of each request, and more redirects than players follow.
+    pub async fn follow(
+        &self,
+        uri: &Uri,
+        limit: usize,
+        within: Duration,
+    ) -> Result<(Uri, Answer), Error> {
+        let mut uri = uri.clone();
+        for _ in 0..=REDIRECTS {
+            let answer = self.get(&uri, limit, within).await?;
+            match answer.header("location").filter(|_| answer.status.is_redirection()) {
+                Some(location) => uri = resolve(&uri, location)?,
+                None => return Ok((uri, answer)),
+            }
+        }
+        Err(Error::Failed(format!("more than {REDIRECTS} redirects")))
     }
 
     /// GET, gzip accepted, redirects not followed.

@@ -170,11 +170,14 @@ pub async fn run(
 pub(crate) async fn find_list(http: &Http, url: &str) -> Result<Server, Error> {
     let failed = |reason: String| Error::Server { url: url.to_owned(), reason };
     let uri = request::parse(url).map_err(|error| failed(error.to_string()))?;
+    let followed = http.follow(&uri, MAX_LIST, PLAIN).await;
+    let (uri, answer) = followed.map_err(|error| failed(error.to_string()))?;
     let name = uri.authority().map(ToString::to_string).unwrap_or_default();
-    let answer =
-        http.get(&uri, MAX_LIST, PLAIN).await.map_err(|error| failed(error.to_string()))?;
     if !answer.status.is_success() {
         return Err(failed(format!("answers {}", answer.status)));
+    }
+    if !answer.body.starts_with(b"#EXTM3U") {
+        return Err(failed("is no playlist: give the URL of an .m3u8".to_owned()));
     }
     if !matches!(List::read(&answer.body), Err(Unreadable::Multivariant)) {
         return Ok(Server { name, list: uri });

@@ -35,6 +35,18 @@ async fn a_server_that_keeps_the_rules_is_clean_to_its_end() {
     assert!(report.segments >= 16 && report.parts >= 30, "{report:?}");
 }
 
+#[tokio::test]
+async fn redirects_are_followed_and_a_page_is_no_playlist() {
+    let server = Server::start(Breach::None, true).await;
+    let at = |path| server.url.replace("chunklist.m3u8", path);
+    let report = validated(&[Server { url: at("elsewhere") }], 1).await;
+    assert!(report.lists > 1 && report.is_clean(), "{:#?}", report.findings);
+    let options =
+        Options { urls: vec![at("page")], length: Duration::from_secs(1), trust: Trust::default() };
+    let refused = run(&options, std::future::pending(), |_| {}).await.unwrap_err();
+    assert!(refused.to_string().contains("is no playlist"), "{refused}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_list_without_parts_is_polled() {
     let report = validated(&[Server::start(Breach::None, false).await], 4).await;

@@ -36,6 +36,7 @@ pub struct Hls {
     url: String,
     /// How many viewers, each with a connection of its own
     #[arg(long, default_value_t = 100)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     viewers: u32,
     /// When they ask: every 2.0 to 2.8 s as the paper saw it, as the specification asks, or by blocking reloads
     #[arg(long, value_enum, default_value_t = Pace::Paper)]

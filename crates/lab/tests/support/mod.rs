@@ -101,6 +101,13 @@ impl Stream {
         let query = request.uri().query().unwrap_or_default().to_owned();
         let (status, body) = match path.as_str() {
             "chunklist.m3u8" => self.list(&query).await,
+            "page" => (StatusCode::OK, Bytes::from_static(b"<!doctype html>")),
+            "elsewhere" => {
+                let mut response = Response::new(Full::default());
+                *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
+                response.headers_mut().insert("location", "/chunklist.m3u8".parse().unwrap());
+                return Ok(response);
+            }
             "init.mp4" => (StatusCode::OK, Bytes::from_static(b"init")),
             name => self.media(name).await,
         };
