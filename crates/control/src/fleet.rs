@@ -514,6 +514,11 @@ impl Fleet {
         since.map(|since| now.saturating_duration_since(since))
     }
 
+    /// Whether every node that `is_expected` has been heard of lately.
+    pub fn is_whole(&self, is_expected: impl Fn(&NodeId) -> bool) -> bool {
+        self.members.iter().all(|(id, member)| !member.lost || !is_expected(id))
+    }
+
     /// Whether a node is marked to take no arrivals, lost or not.
     pub fn is_draining(&self, id: &NodeId) -> bool {
         self.members.get(id).is_some_and(|member| member.draining)

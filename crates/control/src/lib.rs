@@ -28,6 +28,7 @@ mod follow;
 mod follows;
 pub mod forwarded;
 pub mod gateways;
+mod gathering;
 pub mod geo;
 mod history;
 mod http;
@@ -273,6 +274,8 @@ impl Control {
             .add_service(InterceptedService::new(service, Require(self.key)))
             .serve_with_incoming_shutdown(grpc::incoming(self.grpc), shutdown.requested());
         let people = http::serve(Arc::clone(&panel), self.http, with_metrics, shutdown.clone());
+        gathering::begin(&panel);
+        let gathering = tokio::spawn(gathering::run(Arc::clone(&panel), shutdown.clone()));
         panel.admin.ready().set("starting", true);
         info!(http = self.addresses.http, grpc = self.addresses.grpc, "control is ready");
         let stopped = async {
@@ -286,7 +289,7 @@ impl Control {
             () = stopped => Ok(()),
         };
         shutdown.trigger();
-        for task in [upkeep, lists, followed, recovery, keys, gateways, reload, speaking]
+        for task in [upkeep, lists, followed, recovery, keys, gateways, reload, speaking, gathering]
             .into_iter()
             .chain(events)
         {

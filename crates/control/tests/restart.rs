@@ -170,3 +170,24 @@ async fn the_operator_key_is_made_once_and_kept() {
     world.call("GET", "/v1/nodes", &key, &Value::Null).await.expect(200);
     world.call("GET", "/v1/nodes", OPERATOR, &Value::Null).await.problem(401);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_ready_when_the_nodes_it_knows_have_attached_and_not_for_ever_later() {
+    let world = World::start().await;
+    let origin = world.node("origin-1", Role::Origin, None).await;
+    let edge = world.node("edge-1", Role::Edge, None).await;
+    edge.stop();
+    origin.stop();
+    let world = world.restart(false).await;
+    let ready = async || world.anyone("GET", "/readyz", Value::Null).await;
+    let told = ready().await;
+    assert_eq!(told.status, 503);
+    let told = String::from_utf8_lossy(&told.body).into_owned();
+    assert!(told.contains("have not attached yet"), "{told}");
+    let _origin = world.node("origin-1", Role::Origin, None).await;
+    assert_eq!(ready().await.status, 503, "one is still missing");
+    eventually("it does without the other", || async {
+        (ready().await.status == 200).then_some(())
+    })
+    .await;
+}

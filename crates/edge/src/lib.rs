@@ -159,8 +159,8 @@ impl Edge {
     ///
     /// # Errors
     /// What stands in the way, with what to do about it.
-    pub async fn load(mut config: Config) -> Result<Self, Error> {
-        let id = config.id.take().unwrap_or_else(|| spyglass_daemon::default_node_id("edge"));
+    pub async fn load(config: Config) -> Result<Self, Error> {
+        let id = config.id.clone().unwrap_or_else(|| spyglass_daemon::default_node_id("edge"));
         let key = cluster_key(&config.cluster_key, &config.cluster_key_file)?;
         let path = config.state.display().to_string();
         let failed = |source| Error::State { path: path.clone(), source };

@@ -350,7 +350,7 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Connection<R, W>
         if grant.broadcast != id {
             return Err(denied(Denied::WrongBroadcast));
         }
-        if Some(&grant.origin) != self.registry.config.id.as_ref() {
+        if grant.origin != self.registry.id {
             return Err((
                 "wrong_origin",
                 "this broadcast was placed on another origin: publish to the rtmp_url that came with the stream key",

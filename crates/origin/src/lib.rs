@@ -129,9 +129,8 @@ pub struct Origin {
 
 impl Origin {
     /// Reads the state and opens every listener.
-    pub async fn load(mut config: Config) -> Result<Self, Error> {
-        let id = config.id.take().unwrap_or_else(|| spyglass_daemon::default_node_id("origin"));
-        config.id = Some(id.clone());
+    pub async fn load(config: Config) -> Result<Self, Error> {
+        let id = config.id.clone().unwrap_or_else(|| spyglass_daemon::default_node_id("origin"));
         let key = cluster_key(&config.cluster_key, &config.cluster_key_file)?;
         let path = config.state.display().to_string();
         let failed = |source| Error::State { path: path.clone(), source };
@@ -197,6 +196,7 @@ impl Origin {
         let failed = |source| Error::State { path, source };
         let found = self.journal.read_all().map_err(failed)?;
         let registry = Registry::open(
+            self.addresses.id.clone(),
             self.live.clone(),
             self.metrics.clone(),
             self.journal.clone(),

@@ -18,7 +18,7 @@ use spyglass_daemon::meter::Meter;
 use spyglass_daemon::now_utc;
 use spyglass_daemon::reload::Live;
 use spyglass_hls::segmenter::Resume;
-use spyglass_media::{BroadcastId, UtcTime};
+use spyglass_media::{BroadcastId, NodeId, UtcTime};
 use spyglass_token::PublishGrant;
 use tokio::sync::broadcast;
 use tokio::sync::mpsc::error::TrySendError;
@@ -53,6 +53,8 @@ pub enum Change {
 /// All broadcasts of this process.
 #[derive(Debug)]
 pub struct Registry {
+    /// This origin's name, chosen by the operator or not.
+    pub id: NodeId,
     /// As it was at the start.
     pub config: Arc<Config>,
     /// What may change while the origin runs ([`Config::RELOADED`]), as it holds now.
@@ -79,6 +81,7 @@ pub struct Full;
 impl Registry {
     /// Starts every broadcast that the journal knows.
     pub fn open(
+        id: NodeId,
         live: Live<Config>,
         metrics: Metrics,
         journal: Journal,
@@ -87,6 +90,7 @@ impl Registry {
         found: Vec<(BroadcastId, Record, Restored)>,
     ) -> Arc<Self> {
         let registry = Arc::new(Self {
+            id,
             config: live.get(),
             live,
             metrics,
@@ -455,7 +459,16 @@ mod tests {
         .unwrap();
         let metrics = Metrics::register(&mut Admin::new().registry());
         let journal = Journal::open(state.path().join("broadcasts"), metrics.clone()).unwrap();
-        Registry::open(Live::new(Config::default()), metrics, journal, attachment, 1, Vec::new())
+        let id = "origin-1".parse().unwrap();
+        Registry::open(
+            id,
+            Live::new(Config::default()),
+            metrics,
+            journal,
+            attachment,
+            1,
+            Vec::new(),
+        )
     }
 
     #[tokio::test]

@@ -236,3 +236,39 @@ where
         result = told => result,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use spyglass_daemon::reload::{Changed, apply};
+
+    use super::*;
+
+    /// A service's settings as its file says them, on free ports.
+    fn settings<T: serde::de::DeserializeOwned>(id: &str, state: &str) -> T {
+        let listeners = "http = '127.0.0.1:0'\ngrpc = '127.0.0.1:0'\ncluster_key = 'of-this-test'";
+        let table = toml::from_str(&format!("{id}\nstate = '{state}'\n{listeners}"));
+        config::from_table(table.unwrap()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_was_filled_in_at_the_start_is_no_change() {
+        for id in ["", "id = 'some-name'"] {
+            let dir = tempfile::tempdir().unwrap();
+            let state = dir.path().to_str().unwrap();
+            let unchanged = Ok(Changed::default());
+
+            let config: spyglass_edge::Config = settings(id, state);
+            let edge = Edge::load(config.clone()).await.unwrap();
+            assert_eq!(apply(&edge.live(), &[], &config), unchanged, "edge, {id}");
+
+            let mut config: spyglass_origin::Config = settings(id, state);
+            config.rtmp.set_port(0);
+            let origin = Origin::load(config.clone()).await.unwrap();
+            assert_eq!(apply(&origin.live(), &[], &config), unchanged, "origin, {id}");
+
+            let config: spyglass_control::Config = settings(id, state);
+            let control = Control::load(config.clone()).await.unwrap();
+            assert_eq!(apply(&control.live(), &[], &config), unchanged, "control, {id}");
+        }
+    }
+}

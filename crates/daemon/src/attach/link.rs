@@ -16,6 +16,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataMap;
 use tonic::{Code, Status, Streaming};
 use tracing::{debug, info, warn};
 
@@ -42,6 +43,10 @@ const LAST_RETRY: Duration = Duration::from_secs(5);
 /// When another process has this node's name the two do not take turns quickly:
 /// the operator is to rename one, and the other works meanwhile.
 const REPLACED: Duration = Duration::from_secs(60);
+
+/// What is said of an address where another protocol is spoken.
+const NO_GRPC: &str = "no gRPC there: is this control's HTTP address? Give --control its gRPC \
+                       address, whose port is 9080 unless it was changed";
 
 /// Reports between us and the HTTP/2 connection; the rest waits in the outbox.
 const IN_FLIGHT: usize = 16;
@@ -162,6 +167,9 @@ impl Link {
             .max_encoding_message_size(MAX_MESSAGE);
         let call = timeout(ANSWER, client.attach(ReceiverStream::new(outgoing))).await;
         let updates = match call {
+            Ok(Ok(response)) if !is_grpc(response.metadata()) => {
+                return End::Lost(NO_GRPC.to_owned());
+            }
             Ok(Ok(response)) => response.into_inner(),
             Ok(Err(status)) if status.code() == Code::AlreadyExists && !others.is_empty() => {
                 return End::Same(others);
@@ -322,6 +330,12 @@ impl Link {
     }
 }
 
+/// Whether an answer is one of gRPC: a web server answers too, in its own way.
+fn is_grpc(headers: &MetadataMap) -> bool {
+    let kind = headers.get("content-type").and_then(|kind| kind.to_str().ok());
+    kind.is_some_and(|kind| kind.starts_with("application/grpc"))
+}
+
 /// The next update, once there is room for the command it may hold. Nothing is
 /// lost when this future is dropped.
 async fn next<'a>(
@@ -359,6 +373,17 @@ fn pages(mut records: Vec<BroadcastRecord>) -> Vec<Vec<BroadcastRecord>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_web_server_answers_is_no_grpc() {
+        let of = |kind: &'static str| {
+            let mut headers = MetadataMap::new();
+            headers.insert("content-type", kind.parse().unwrap());
+            is_grpc(&headers)
+        };
+        assert!(of("application/grpc") && of("application/grpc+proto"));
+        assert!(!of("application/problem+json") && !is_grpc(&MetadataMap::new()));
+    }
 
     #[test]
     fn each_page_stays_within_a_message_and_the_running_come_first() {

@@ -57,7 +57,8 @@ impl Services {
     /// Reads the file. When any part of it makes no sense nothing changes; else
     /// what changed, by service.
     fn again(&self) -> anyhow::Result<Vec<(String, Changed)>> {
-        let file = self.file.as_ref().context("there is no file: `up` has no --config")?;
+        let file =
+            self.file.as_ref().context("there is no file: it was started without --config")?;
         let plan = Plan::new(config::read::<plan::File>(file)?, self.flags.clone())?;
         let named = || format!("configuration {}", file.display());
         let control: spyglass_control::Config =

@@ -11,11 +11,15 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tracing::warn;
 
 use super::replica::Held;
 use super::{Address, DEADLINE, OpenError, Shared, connect, follow, marks, unavailable};
 use crate::bus::{Bus, Log, Logged, Received, Subscription, check_message};
 use crate::{Answer, Engine, Entry, Error, Item, MAX_PAGE, Revision, Store, Watch, check};
+
+/// NATS that has not answered for this long at the start is told of, once.
+const SOON: Duration = Duration::from_secs(1);
 
 /// Attempts of a create that finds the remains of a deleted key.
 const ATTEMPTS: usize = 4;
@@ -58,7 +62,22 @@ impl Nats {
         let mut available = shared.available.subscribe();
         let task = tokio::spawn(follow::run(Arc::clone(&shared)));
         let nats = Self { shared, task };
-        let there = tokio::time::timeout(patience, available.wait_for(|there| *there)).await;
+        let told = async {
+            tokio::time::sleep(SOON).await;
+            let (address, reason) =
+                (nats.shared.address.shown(), nats.shared.reason.lock().clone());
+            warn!(
+                address,
+                reason,
+                "NATS does not answer; trying for {patience:?}: see that it runs with JetStream \
+                 (nats-server -js) and that --store names its address and password"
+            );
+            std::future::pending().await
+        };
+        let there = tokio::select! {
+            there = tokio::time::timeout(patience, available.wait_for(|there| *there)) => there,
+            () = told => unreachable!("it waits for ever"),
+        };
         match there {
             Ok(Ok(_)) => Ok(nats),
             _ => {
