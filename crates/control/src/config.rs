@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+pub use spyglass_daemon::config::Invalid;
 use spyglass_daemon::{Secret, listen, log};
 use spyglass_media::NodeId;
 use spyglass_store::nats;
@@ -198,16 +199,6 @@ fn loopback_networks() -> Vec<Network> {
     let loopback =
         [(IpAddr::from([127, 0, 0, 0]), 8), (IpAddr::V6(std::net::Ipv6Addr::LOCALHOST), 128)];
     loopback.iter().filter_map(|&(address, bits)| Network::new(address, bits).ok()).collect()
-}
-
-/// A setting that makes no sense.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{key}: {advice}")]
-pub struct Invalid {
-    /// The key in the file; the flag is the same with `--` and `-`.
-    pub key: &'static str,
-    /// What it may be.
-    pub advice: &'static str,
 }
 
 impl Config {

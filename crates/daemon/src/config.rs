@@ -38,6 +38,27 @@ pub enum Error {
     },
 }
 
+/// A value of the right type that makes no sense.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: {advice}")]
+pub struct Invalid {
+    /// The key in the file; the flag is the same with `--` and `-`.
+    pub key: &'static str,
+    /// What it may be.
+    pub advice: &'static str,
+}
+
+/// Refuses limits and times of 0, with which a service would serve nobody.
+///
+/// # Errors
+/// The first.
+pub fn positive(settings: &[(&'static str, u64)]) -> Result<(), Invalid> {
+    match settings.iter().find(|(_, value)| *value == 0) {
+        Some((key, _)) => Err(Invalid { key, advice: "give at least 1" }),
+        None => Ok(()),
+    }
+}
+
 /// The configuration of one service: `file`, when there is one, with `overlay`
 /// (environment and flags) on top.
 pub fn load<T: DeserializeOwned>(file: Option<&Path>, overlay: Table) -> Result<T, Error> {

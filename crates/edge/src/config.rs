@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use spyglass_daemon::config::{Invalid, positive};
 use spyglass_daemon::{Secret, listen, log};
 pub use spyglass_media::Fill;
 use spyglass_media::{Location, NodeId};
@@ -172,6 +173,28 @@ impl Config {
     pub fn check_addresses(&self) -> Result<(), listen::Untold> {
         listen::told("--http", self.http, "--public-http", self.public_http.as_deref())?;
         listen::told("--grpc", self.grpc, "--public-grpc", self.public_grpc.as_deref())
+    }
+
+    /// Refuses what the types alone let pass.
+    ///
+    /// # Errors
+    /// The first setting that makes no sense.
+    pub fn check(&self) -> Result<(), Invalid> {
+        positive(&[
+            ("cache_bytes", self.cache_bytes),
+            ("max_broadcasts", self.max_broadcasts as u64),
+            ("max_connections", self.max_connections as u64),
+            ("max_connections_per_address", self.max_connections_per_address as u64),
+            ("max_fetches", self.max_fetches as u64),
+            ("max_object_mb", self.max_object_mb.into()),
+            ("header_seconds", self.header_seconds.into()),
+            ("idle_seconds", self.idle_seconds.into()),
+            ("write_seconds", self.write_seconds.into()),
+            ("fetch_seconds", self.fetch_seconds.into()),
+            ("first_wait_seconds", self.first_wait_seconds.into()),
+            ("interest_seconds", self.interest_seconds.into()),
+            ("steering_seconds", self.steering_seconds.into()),
+        ])
     }
 
     pub(crate) fn broadcast_limits(&self) -> crate::broadcasts::Limits {

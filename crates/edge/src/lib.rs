@@ -98,6 +98,9 @@ const DIRECTORY: &str = "the origins have not said what exists yet";
 /// Why an edge does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// A setting makes no sense.
+    #[error(transparent)]
+    Config(#[from] spyglass_daemon::config::Invalid),
     /// A listener could not be opened.
     #[error(transparent)]
     Listen(#[from] listen::Error),
@@ -160,6 +163,7 @@ impl Edge {
     /// # Errors
     /// What stands in the way, with what to do about it.
     pub async fn load(config: Config) -> Result<Self, Error> {
+        config.check()?;
         let id = config.id.clone().unwrap_or_else(|| spyglass_daemon::default_node_id("edge"));
         let key = cluster_key(&config.cluster_key, &config.cluster_key_file)?;
         let path = config.state.display().to_string();

@@ -143,9 +143,14 @@ impl Metrics {
         );
         registry.register(
             "spyglass_edge_gateway_fallbacks",
-            "Fetches made from the origin because the gateway failed, by how",
+            "Fetches made from the origin because the gateway failed, by how; lost: a broadcast comes \
+             from its origin because the gateway's watch broke",
             metrics.fallbacks.clone(),
         );
+        // An alert needs a series before the first failure.
+        for reason in ["lost", "unreachable", "silent"] {
+            drop(metrics.fallbacks.get_or_create(&OfReason { reason }));
+        }
         registry.register(
             "spyglass_edge_downstream_requests",
             "Requests from edges that fetch through this one",

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use spyglass_daemon::config::{Invalid, positive};
 use spyglass_daemon::{Secret, listen, log};
 use spyglass_media::{Location, NodeId};
 
@@ -136,6 +137,27 @@ impl Config {
         listen::told("--grpc", self.grpc, "--public-grpc", self.public_grpc.as_deref())
     }
 
+    /// Refuses what the types alone let pass.
+    ///
+    /// # Errors
+    /// The first setting that makes no sense.
+    pub fn check(&self) -> Result<(), Invalid> {
+        positive(&[
+            ("max_broadcasts", self.max_broadcasts as u64),
+            ("max_connections", self.max_connections as u64),
+            ("max_unproven_per_address", self.max_unproven_per_address as u64),
+            ("publisher_mbit", self.publisher_mbit.into()),
+            ("push_queue_gops", self.push_queue_gops as u64),
+            ("push_queue_mb", self.push_queue_mb.into()),
+            ("silence_seconds", self.silence_seconds.into()),
+            ("max_watchers", self.max_watchers as u64),
+        ])?;
+        match self.window_chunks {
+            3..=60 => Ok(()),
+            _ => Err(Invalid { key: "window_chunks", advice: "give 3 to 60" }),
+        }
+    }
+
     /// What each push viewer's queue may hold.
     pub(crate) fn queue_limits(&self) -> crate::send_queue::Limits {
         crate::send_queue::Limits {
@@ -153,11 +175,6 @@ impl Config {
             retention: Duration::from_secs(self.ended_seconds.into()),
             challenge: Duration::from_secs(2),
         }
-    }
-
-    /// Chunks in a list.
-    pub(crate) fn window(&self) -> usize {
-        self.window_chunks.clamp(3, 60)
     }
 
     /// Bytes of a GOP kept for joiners; never more than a queue takes.

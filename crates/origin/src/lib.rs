@@ -73,6 +73,9 @@ const DRAIN: Duration = Duration::from_secs(3);
 /// Why an origin does not start or stops.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// A setting makes no sense.
+    #[error(transparent)]
+    Config(#[from] spyglass_daemon::config::Invalid),
     /// A listener could not be opened.
     #[error(transparent)]
     Listen(#[from] listen::Error),
@@ -130,6 +133,7 @@ pub struct Origin {
 impl Origin {
     /// Reads the state and opens every listener.
     pub async fn load(config: Config) -> Result<Self, Error> {
+        config.check()?;
         let id = config.id.clone().unwrap_or_else(|| spyglass_daemon::default_node_id("origin"));
         let key = cluster_key(&config.cluster_key, &config.cluster_key_file)?;
         let path = config.state.display().to_string();

@@ -177,7 +177,8 @@ pub async fn origin(args: OriginArgs, shutdown: Shutdown) -> anyhow::Result<()> 
         live: origin.live(),
         keys: spyglass_origin::Config::RELOADED,
         check: |config: &spyglass_origin::Config| {
-            config.check_addresses().map_err(|error| error.to_string())
+            config.check_addresses().map_err(|error| error.to_string())?;
+            config.check().map_err(|error| error.to_string())
         },
     };
     tokio::spawn(reload.on_hangup()?);
@@ -201,7 +202,8 @@ pub async fn edge(args: EdgeArgs, shutdown: Shutdown) -> anyhow::Result<()> {
         live: edge.live(),
         keys: spyglass_edge::Config::RELOADED,
         check: |config: &spyglass_edge::Config| {
-            config.check_addresses().map_err(|error| error.to_string())
+            config.check_addresses().map_err(|error| error.to_string())?;
+            config.check().map_err(|error| error.to_string())
         },
     };
     tokio::spawn(reload.on_hangup()?);

@@ -62,7 +62,11 @@ impl Broadcasts {
                             .map_or(CacheStatus::Hit, |held| CacheStatus::forwarded(held, true)),
                     };
                     let goes_on = || broadcast.slot.lock().held().is_some_and(|held| !held.ended);
-                    let blocking = awaits.is_some() && !aged && goes_on();
+                    // Who asks for what has long been listed waits for nothing:
+                    // kept for long, that answer would only be old.
+                    let newest = list.meta.position.map_or(0, |last| last.sequence);
+                    let recent = awaits.is_some_and(|awaits| awaits.sequence >= newest);
+                    let blocking = recent && !aged && goes_on();
                     return Ok(Listed { lists: list, age, status, blocking });
                 }
                 Polled { poll: Poll::TooFar, .. } => return Err(negative(Refusal::TooFar)),

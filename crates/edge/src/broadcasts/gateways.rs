@@ -77,6 +77,9 @@ impl Broadcasts {
             _ => false,
         };
         if !same {
+            if wanted.is_none() && route.gateway().is_some_and(|gateway| !gateway.is_well()) {
+                self.metrics.fell_back("lost");
+            }
             let name = wanted.as_ref().map_or("none", |gateway| gateway.node().as_str());
             debug!(broadcast = %broadcast.id, gateway = name, "another way");
             self.refresh(broadcast);

@@ -124,7 +124,7 @@ impl Task {
             last = restored.last;
             floor = floor.and(&restored.floor.unwrap_or_default());
             if let (Some(mut chunklist), Some(config)) = (restored.chunklist, setup.record.cut()) {
-                chunklist.set_window(registry.live.get().window());
+                chunklist.set_window(registry.live.get().window_chunks);
                 if setup.record.phase == Phase::Ended {
                     // A task that fails while it ends leaves a page without ENDLIST.
                     chunklist.on_end(now());
@@ -306,7 +306,7 @@ impl Task {
         };
         if self.segmenter.is_none() {
             self.floor = self.floor.and(&self.registry.floor(grant));
-            let window = self.registry.live.get().window();
+            let window = self.registry.live.get().window_chunks;
             let chunklist = chunklist::Config { window, ..chunklist::Config::of(&config) };
             *self.objects.lock() = Some(Chunklist::new(chunklist, &self.floor));
             self.segmenter = Some(Segmenter::new(config, self.floor));

@@ -66,10 +66,12 @@ impl Services {
         control.check().with_context(named)?;
         let origin: spyglass_origin::Config =
             config::from_table(plan.origin(&self.grpc)).with_context(named)?;
+        origin.check().with_context(named)?;
         let edges = (0..self.edges.len())
             .map(|index| config::from_table(plan.edge(index, &self.grpc)))
             .collect::<Result<Vec<spyglass_edge::Config>, _>>()
             .with_context(named)?;
+        edges.iter().try_for_each(spyglass_edge::Config::check).with_context(named)?;
 
         let told = |result: Result<Changed, String>| result.map_err(anyhow::Error::msg);
         let mut changes = vec![
