@@ -91,6 +91,11 @@ impl Control for Service {
             // Another spelling of an address, or a load balancer.
             return Err(Status::already_exists("this node has a stream to this control"));
         }
+        if register.yields && panel.is_anothers(&node, registration.incarnation) {
+            return Err(Status::aborted(format!(
+                "another process still has the name {node}; give each node its own --id"
+            )));
+        }
         let adopted = panel.keys.adopt(&register.keys, &register.revoked_keys, now_utc());
         match adopted.await {
             Ok(true) => panel.settle(),
@@ -106,6 +111,7 @@ impl Control for Service {
             panel.links.close(&node, number);
             return Err(Status::resource_exhausted("too many nodes: raise max_nodes of control"));
         };
+        let mut took = None;
         if let Some(replaced) = opened.replaced
             && registered.restarted
         {
@@ -116,11 +122,16 @@ impl Control for Service {
             );
             warn!("{told}");
             replaced.end(told);
+            took = Some(format!(
+                "another process was attached as {node} and lost the name to this one; unless it \
+                 was this node before a restart, give each node its own --id"
+            ));
         }
         info!(%node, role = role.as_str(), "node attached");
         panel.nodes_changed.notify_one();
         let session = Session { panel: Arc::clone(panel), role, node, number };
-        let initial = session.initial(role);
+        let mut initial = session.initial(role);
+        initial.extend(took.map(|text| update::Update::Warning(control::Warning { text })));
         let (shutdown, replaced) = (self.shutdown.clone(), opened.over);
         tokio::spawn(async move {
             let node = session.node.clone();
@@ -416,6 +427,7 @@ fn load(load: control::Load) -> Load {
         capacity: load.viewer_capacity,
         relayed: load.relayed,
         through_gateway: load.through_gateway,
+        uses_gateways: load.uses_gateways,
     }
 }
 

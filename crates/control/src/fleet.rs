@@ -106,6 +106,8 @@ pub struct Load {
     pub relayed: u32,
     /// Broadcasts that it fetches through another edge.
     pub through_gateway: u32,
+    /// It would, wherever one is named.
+    pub uses_gateways: bool,
 }
 
 /// A node as operators see it.
@@ -512,6 +514,13 @@ impl Fleet {
             None => self.missed.get(id).copied(),
         };
         since.map(|since| now.saturating_duration_since(since))
+    }
+
+    /// Whether any edge fetches through gateways: else who is named as one is
+    /// none. An edge of an earlier release says so by what it does.
+    pub fn uses_gateways(&self) -> bool {
+        let uses = |load: &Load| load.uses_gateways || load.through_gateway > 0;
+        self.members.values().any(|member| !member.lost && uses(&member.load))
     }
 
     /// Whether every node that `is_expected` has been heard of lately.

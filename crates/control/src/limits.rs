@@ -65,7 +65,7 @@ impl Limit {
 
 /// How often something may be done.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a rate, like { per_second = 50.0, burst = 500 }")]
 pub struct Rate {
     /// In the long run, per second; 0 lifts the limit.
     pub per_second: f64,

@@ -87,6 +87,11 @@ impl Links {
         }
     }
 
+    /// Whether a node has a stream.
+    pub fn is_open(&self, node: &NodeId) -> bool {
+        self.open.lock().contains_key(node)
+    }
+
     /// A node's stream is over, whichever it is.
     pub fn close_node(&self, node: &NodeId) {
         self.open.lock().remove(node);

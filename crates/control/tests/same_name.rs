@@ -5,7 +5,7 @@ mod support;
 use spyglass_api::auth::{Attach, ClusterKey};
 use spyglass_api::control::control_client::ControlClient;
 use spyglass_api::control::report::Report as Kind;
-use spyglass_api::control::{Register, Report, Role, Update};
+use spyglass_api::control::{Register, Report, Role, Update, update};
 use support::{CLUSTER, Node, World, eventually};
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
@@ -44,12 +44,23 @@ async fn the_process_that_loses_its_name_is_told_by_whom() {
     // The same process comes back: nothing is wrong.
     let (_again, mut anew) = stream(&world, 1).await;
     assert!(end(&mut updates).await.is_none());
-    let (_other, _theirs) = stream(&world, 2).await;
+    let (_other, mut theirs) = stream(&world, 2).await;
     let told = end(&mut anew).await.expect("a reason");
     assert_eq!(told.code(), Code::Aborted);
     let text = told.message();
     assert!(text.starts_with("another process registered as edge-1 from 127.0.0.1:"), "{text}");
     assert!(text.ends_with("give each node its own --id"), "{text}");
+    // And so is the one that has it now.
+    let warned = async {
+        loop {
+            match theirs.next().await.expect("open").expect("an update").update {
+                Some(update::Update::Warning(warning)) => break warning.text,
+                _ => continue,
+            }
+        }
+    };
+    let warned = tokio::time::timeout(std::time::Duration::from_secs(15), warned).await.unwrap();
+    assert!(warned.contains("lost the name to this one"), "{warned}");
 }
 
 #[tokio::test]
@@ -62,8 +73,13 @@ async fn two_nodes_of_one_name_do_not_take_turns() {
         (!*first.link.attached().borrow() && *second.link.attached().borrow()).then_some(())
     })
     .await;
-    // It tries again much later than a link that was merely lost.
+    // It asks again and again, and yields.
     let mut attached = second.link.attached();
-    let taken = tokio::time::timeout(std::time::Duration::from_secs(2), attached.changed()).await;
+    let taken = tokio::time::timeout(std::time::Duration::from_secs(5), attached.changed()).await;
     assert!(taken.is_err() && !*first.link.attached().borrow());
+    // Until the other is gone; nobody loses the node for long.
+    second.stop();
+    eventually("the first is back", || async { (*first.link.attached().borrow()).then_some(()) })
+        .await;
+    world.wait_for_node("edge-1", "up").await;
 }

@@ -74,7 +74,7 @@ pub fn load<T: DeserializeOwned>(file: Option<&Path>, overlay: Table) -> Result<
 pub fn from_table<T: DeserializeOwned>(table: Table) -> Result<T, Error> {
     table
         .try_into()
-        .map_err(|error: toml::de::Error| Error::Overlay { message: one_line(&error.to_string()) })
+        .map_err(|error: toml::de::Error| Error::Overlay { message: plain(&error.to_string()) })
 }
 
 /// The tables of a file that is a valid `T` by itself, so that an error can
@@ -84,11 +84,56 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Table, Error> {
     let text = std::fs::read_to_string(path).map_err(failed)?;
     let refused = |error: toml::de::Error| {
         let start = error.span().map_or(0, |span| span.start.min(text.len()));
-        let line = 1 + text.as_bytes()[..start].iter().filter(|&&byte| byte == b'\n').count();
-        Error::File { path: path.to_owned(), line, message: one_line(error.message()) }
+        let before = &text.as_bytes()[..start];
+        let line = 1 + before.iter().filter(|&&byte| byte == b'\n').count();
+        let message = plain(error.message());
+        let key = text.lines().nth(line - 1).and_then(key_of);
+        let message = match key.filter(|key| !message.contains(&format!("`{key}`"))) {
+            Some(key) => format!("{key}: {message}"),
+            None => message,
+        };
+        Error::File { path: path.to_owned(), line, message }
     };
     toml::from_str::<T>(&text).map_err(refused)?;
     toml::from_str::<Table>(&text).map_err(refused)
+}
+
+/// What is wrong with the value of `key`, with where it was given: the line of
+/// the file, or the flag and the environment, which win over it.
+pub fn told(file: Option<&Path>, overlay: &Table, key: &str, advice: &str) -> String {
+    if overlay.contains_key(key) {
+        let (flag, variable) = (key.replace('_', "-"), key.to_ascii_uppercase());
+        return format!("--{flag} (SPYGLASS_{variable}): {advice}");
+    }
+    let Some(path) = file else { return format!("{key}: {advice}") };
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let line = text.lines().position(|line| key_of(line) == Some(key));
+    let line = line.map(|line| format!(", line {}", line + 1)).unwrap_or_default();
+    format!("configuration {}{line}: {key}: {advice}", path.display())
+}
+
+/// The key that a line of a file gives a value to.
+fn key_of(line: &str) -> Option<&str> {
+    let (key, _) = line.split_once('=')?;
+    let key = key.trim().trim_matches('"');
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
+    (!key.is_empty() && key.bytes().all(is_plain)).then_some(key)
+}
+
+/// In words for who writes the file, who need not know ours.
+fn plain(text: &str) -> String {
+    let mut text = one_line(text);
+    for (ours, theirs) in [
+        ("invalid socket address syntax", "no address with a port: give one like 127.0.0.1:8080"),
+        ("expected u16", "expected a whole number"),
+        ("expected u32", "expected a whole number"),
+        ("expected u64", "expected a whole number"),
+        ("expected usize", "expected a whole number"),
+        ("expected f64", "expected a number"),
+    ] {
+        text = text.replace(ours, theirs);
+    }
+    text
 }
 
 /// Lays `over` on `table`: tables key by key, everything else replaced.
@@ -165,6 +210,33 @@ mod tests {
         let error = load::<Config>(None, table("push_viewers = 'many'")).unwrap_err().to_string();
         assert!(error.contains("push_viewers"), "{error}");
         assert_eq!(error.lines().count(), 1, "{error}");
+    }
+
+    #[test]
+    fn a_value_that_does_not_fit_is_told_with_its_key_and_in_plain_words() {
+        #[derive(Debug, Deserialize)]
+        struct Addressed {
+            #[allow(dead_code)]
+            http: std::net::SocketAddr,
+        }
+        let wrong = file("push_viewers = 'ten'");
+        let error = load::<Config>(Some(wrong.path()), Table::new()).unwrap_err().to_string();
+        assert!(error.contains("line 1: push_viewers: invalid type"), "{error}");
+        assert!(error.contains("expected a whole number"), "{error}");
+        let wrong = file("# here\nhttp = '8080'");
+        let error = load::<Addressed>(Some(wrong.path()), Table::new()).unwrap_err().to_string();
+        assert!(error.contains("line 2: http: ") && error.contains("127.0.0.1:8080"), "{error}");
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_told_with_its_place() {
+        let wrong = file("# ours\nchunk_seconds = 99.0\n");
+        let given = table("chunk_seconds = 99.0");
+        let of_file = told(Some(wrong.path()), &Table::new(), "chunk_seconds", "give 1 to 10");
+        assert!(of_file.ends_with(", line 2: chunk_seconds: give 1 to 10"), "{of_file}");
+        let of_flag = told(Some(wrong.path()), &given, "chunk_seconds", "give 1 to 10");
+        assert_eq!(of_flag, "--chunk-seconds (SPYGLASS_CHUNK_SECONDS): give 1 to 10");
+        assert_eq!(told(None, &Table::new(), "a", "b"), "a: b");
     }
 
     #[test]

@@ -242,6 +242,7 @@ impl Edge {
             metrics: metrics.clone(),
             broadcasts: Arc::clone(&broadcasts),
             capacity: config.viewer_capacity,
+            gateways: config.upstream == UpstreamChoice::Auto,
             meter: Mutex::new(Meter::new(now())),
         });
         let (attachment, commands) = self.attach(reports, &shutdown)?;
@@ -378,6 +379,8 @@ struct Reports {
     broadcasts: Arc<Broadcasts>,
     /// Viewers it takes; 0 when there is no limit.
     capacity: u32,
+    /// It fetches through gateways where one is named.
+    gateways: bool,
     meter: Mutex<Meter>,
 }
 
@@ -392,6 +395,7 @@ impl attach::Source for Reports {
             viewer_capacity: self.capacity,
             relayed: u32::try_from(self.broadcasts.relayed()).unwrap_or(u32::MAX),
             through_gateway: u32::try_from(self.broadcasts.through_gateways()).unwrap_or(u32::MAX),
+            uses_gateways: self.gateways,
         }
     }
 

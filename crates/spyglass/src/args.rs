@@ -12,6 +12,7 @@ use clap::Args;
 use serde::Serialize;
 use spyglass_daemon::Secret;
 use spyglass_media::{Location, NodeId};
+use tracing::warn;
 
 /// Where settings come from and where readiness is told; of every service.
 #[derive(Args, Debug, Clone)]
@@ -128,8 +129,37 @@ pub fn overlay(args: &impl Serialize) -> anyhow::Result<toml::Table> {
     toml::Table::try_from(args).context("flags and environment")
 }
 
+/// A misspelt variable would silently change nothing.
+pub fn warn_of_unknown_variables() {
+    let given = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    for name in unknown_variables(&crate::command(), given) {
+        warn!(name, "this environment variable is no setting of any command: see --help");
+    }
+}
+
+/// Those that look like ours and that no flag of `command` or below reads.
+fn unknown_variables(command: &clap::Command, given: impl Iterator<Item = String>) -> Vec<String> {
+    fn read(command: &clap::Command, name: &str) -> bool {
+        let mut flags = command.get_arguments().filter_map(clap::Arg::get_env);
+        flags.any(|known| known == name) || command.get_subcommands().any(|sub| read(sub, name))
+    }
+    given.filter(|name| name.starts_with("SPYGLASS_") && !read(command, name)).collect()
+}
+
 /// So that a mistake in a flag is told as one, before anything starts.
 fn checked_chunk(text: &str) -> Result<f64, &'static str> {
     let seconds = text.parse::<f64>().ok().filter(|seconds| (1.0..=10.0).contains(seconds));
     seconds.ok_or("give 1 to 10 seconds")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_variable_is_found_and_one_of_any_command_is_not() {
+        let given = ["SPYGLASS_HTPP", "SPYGLASS_HTTP", "SPYGLASS_RTMP", "SPYGLASS_EDGES", "HOME"];
+        let given = given.iter().map(|&name| name.to_owned());
+        assert_eq!(unknown_variables(&crate::command(), given), ["SPYGLASS_HTPP"]);
+    }
 }

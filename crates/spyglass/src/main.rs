@@ -59,6 +59,11 @@ async fn main() -> ExitCode {
     }
 }
 
+/// The command line, for who must know all of its flags.
+fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
+
 /// Every viewer is an open file; the usual soft limit of 1,024 is for programs
 /// that use `select`. A system that refuses leaves it as it is.
 fn raise_file_limit() {

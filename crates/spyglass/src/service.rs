@@ -16,7 +16,7 @@ use spyglass_daemon::{Secret, Shutdown, config, log};
 use spyglass_edge::Edge;
 use spyglass_origin::Origin;
 
-use crate::args::{Common, Files, Node, Policy, overlay};
+use crate::args::{Common, Files, Node, Policy, overlay, warn_of_unknown_variables};
 use crate::ready;
 
 /// `spyglass control`
@@ -141,7 +141,12 @@ pub async fn control(args: ControlArgs, shutdown: Shutdown) -> anyhow::Result<()
     let config: spyglass_control::Config =
         config::load(args.files.config.as_deref(), overlay.clone())?;
     log::init(config.log_format);
+    warn_of_unknown_variables();
     config.check_addresses()?;
+    config.check().map_err(|wrong| {
+        let file = args.files.config.as_deref();
+        anyhow::Error::msg(config::told(file, &overlay, wrong.key, wrong.advice))
+    })?;
     let _alone = StateLock::take(&config.state)?;
     let control = Control::load(config).await?;
     let reload = Reload {
@@ -168,6 +173,7 @@ pub async fn origin(args: OriginArgs, shutdown: Shutdown) -> anyhow::Result<()> 
     let config: spyglass_origin::Config =
         config::load(args.files.config.as_deref(), overlay.clone())?;
     log::init(config.log_format);
+    warn_of_unknown_variables();
     config.check_addresses()?;
     let _alone = StateLock::take(&config.state)?;
     let origin = Origin::load(config).await?;
@@ -193,6 +199,7 @@ pub async fn edge(args: EdgeArgs, shutdown: Shutdown) -> anyhow::Result<()> {
     let config: spyglass_edge::Config =
         config::load(args.files.config.as_deref(), overlay.clone())?;
     log::init(config.log_format);
+    warn_of_unknown_variables();
     config.check_addresses()?;
     let _alone = StateLock::take(&config.state)?;
     let edge = Edge::load(config).await?;

@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use self::plan::Plan;
-use crate::args::{Files, Log, Policy, overlay};
+use crate::args::{Files, Log, Policy, overlay, warn_of_unknown_variables};
 use crate::{publish, ready, service};
 
 /// Time for every service to be ready, on a slow machine.
@@ -92,6 +92,7 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     };
     let plan = Plan::new(file, flags.clone())?;
     log::init(plan.settings.log_format);
+    warn_of_unknown_variables();
     shutdown.on_signals()?;
 
     let config: spyglass_control::Config = config::from_table(plan.control())?;

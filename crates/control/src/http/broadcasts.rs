@@ -90,7 +90,7 @@ pub fn shown(panel: &Panel, record: &Record) -> Value {
         "state": record.phase.as_str(),
         "origin": record.origin,
         // The edge through which the others fetch it.
-        "gateway": panel.gateways().get(record.id).map(|node| node.to_string()),
+        "gateway": panel.shown_gateway(record.id),
         "created_at": at(Some(record.memo.created_at_ms)),
         "started_at": at(record.started_at_ms),
         "ended_at": at(record.ended_at_ms),

@@ -76,7 +76,7 @@ fn shown(panel: &Panel, node: &Node) -> Value {
             "relayed": node.load.relayed,
             "through_gateway": node.load.through_gateway,
         },
-        "gateway_of": panel.gateways().of(&node.id),
+        "gateway_of": panel.shown_gateway_of(&node.id),
         "version": registration.version,
         "remaining": draining.then(|| remaining(panel, node)),
     })

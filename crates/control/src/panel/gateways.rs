@@ -26,6 +26,17 @@ impl Panel {
         self.gateways.lock()
     }
 
+    /// The gateway of a broadcast, if any edge fetches through one.
+    pub fn shown_gateway(&self, id: BroadcastId) -> Option<String> {
+        let used = self.fleet().uses_gateways();
+        self.gateways().get(id).filter(|_| used).map(|node| node.to_string())
+    }
+
+    /// Of how many broadcasts an edge is the gateway, if any fetches through one.
+    pub fn shown_gateway_of(&self, node: &NodeId) -> usize {
+        if self.fleet().uses_gateways() { self.gateways().of(node) } else { 0 }
+    }
+
     /// Names gateways for what runs now, and tells edges what changed.
     pub fn name_gateways(&self) {
         let nodes: Vec<Node> = self.fleet().nodes().collect();

@@ -11,7 +11,7 @@ use spyglass_media::NodeId;
 use tracing::{info, warn};
 
 use super::Panel;
-use crate::fleet::{Fleet, Registration};
+use crate::fleet::{Fleet, Registration, State};
 use crate::store::{self, Change, Item, Store, list_all};
 
 /// What the names of nodes in the store begin with.
@@ -67,6 +67,14 @@ impl Panel {
         }
     }
 
+    /// Whether a process other than this one speaks for a node, and is heard.
+    pub fn is_anothers(&self, id: &NodeId, incarnation: u64) -> bool {
+        let known = self.fleet().node(id);
+        let heard = known.filter(|node| node.state != State::Lost);
+        self.links.is_open(id)
+            && heard.is_some_and(|node| node.registration.incarnation != incarnation)
+    }
+
     /// Forgets a node that is lost for long.
     pub async fn drop_node(&self, id: &NodeId) -> Result<(), store::Error> {
         self.store.delete(&format!("{PREFIX}{id}"), None).await
@@ -95,7 +103,8 @@ impl Panel {
         let Stored { registration, draining } = stored;
         let now = Instant::now();
         if self.fleet().on_stored(id.clone(), registration, draining, now) {
-            info!(node = %id, draining, "drain, by another control");
+            // Perhaps this control's own word, which comes back before it is applied.
+            info!(node = %id, draining, "drain, as the store says");
             self.links.send(&id, Update::Drain(control::Drain { draining }));
             self.nodes_changed.notify_one();
         }

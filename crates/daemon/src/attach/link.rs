@@ -40,9 +40,12 @@ const STABLE: Duration = Duration::from_secs(5);
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(5);
 
-/// When another process has this node's name the two do not take turns quickly:
-/// the operator is to rename one, and the other works meanwhile.
-const REPLACED: Duration = Duration::from_secs(60);
+/// How often a node whose name another process has taken asks whether it is free
+/// again. It yields: the two do not take turns, and the operator is to rename one.
+const REPLACED: Duration = Duration::from_secs(3);
+
+/// Longest warning of a control that is logged, in characters.
+const WARNING: usize = 512;
 
 /// What is said of an address where another protocol is spoken.
 const NO_GRPC: &str = "no gRPC there: is this control's HTTP address? Give --control its gRPC \
@@ -105,12 +108,12 @@ impl Link {
     pub(super) async fn run(self, shutdown: Shutdown) {
         let (shared, url) = (&self.node.shared, &self.url);
         let mut backoff = Backoff::new(FIRST_RETRY, LAST_RETRY);
-        let mut told = false;
+        let (mut told, mut yields) = (false, false);
         loop {
             let began = Instant::now();
             let mut was_attached = false;
             let end = tokio::select! {
-                end = self.session(&mut was_attached, &shutdown) => end,
+                end = self.session(&mut was_attached, yields, &shutdown) => end,
                 () = shutdown.requested() => End::Shutdown,
             };
             let (reason, replaced) = match end {
@@ -127,15 +130,22 @@ impl Link {
                 End::Lost(reason) => (reason, false),
             };
             shared.controls.lock().on_away(url, Instant::now().into_std());
-            if replaced {
+            let others = shared.sessions.borrow().len();
+            if replaced && (was_attached || !yields) {
                 warn!(control = url, "{reason}");
-            } else if was_attached || !told {
+            } else if !replaced && (was_attached || !told) {
                 // Once: it is tried for as long as it takes.
-                warn!(control = url, reason, "no control; going on without it");
+                match others {
+                    0 => warn!(control = url, reason, "no control; going on without it"),
+                    _ => {
+                        warn!(control = url, reason, others, "a control is away; others are there")
+                    }
+                }
             } else {
                 debug!(control = url, reason, "still no control");
             }
             told = true;
+            yields = replaced || (yields && !was_attached);
             if was_attached && began.elapsed() >= STABLE {
                 backoff.reset();
             }
@@ -151,14 +161,14 @@ impl Link {
         }
     }
 
-    async fn session(&self, attached: &mut bool, shutdown: &Shutdown) -> End {
+    async fn session(&self, attached: &mut bool, yields: bool, shutdown: &Shutdown) -> End {
         let shared = &self.node.shared;
         let (reports, outgoing) = mpsc::channel(IN_FLIGHT);
         let mut outbox = Outbox::default();
         // Before the records are read: what happens from here on is told.
         let events = shared.events.subscribe();
         let others = shared.others(self.id);
-        let register = self.register(&others, &mut outbox);
+        let register = self.register(&others, yields, &mut outbox);
         if reports.try_send(Report { report: Some(Kind::Register(register)) }).is_err() {
             return End::Lost("no room for the first report".into());
         }
@@ -186,7 +196,7 @@ impl Link {
     }
 
     /// Everything this node knows. What happened before is in the records.
-    fn register(&self, others: &BTreeSet<String>, outbox: &mut Outbox) -> Register {
+    fn register(&self, others: &BTreeSet<String>, yields: bool, outbox: &mut Outbox) -> Register {
         let Node { profile, source, shared, .. } = &*self.node;
         let mut pages = pages(source.records()).into_iter();
         let broadcasts = pages.next().unwrap_or_default();
@@ -208,6 +218,7 @@ impl Link {
             keys,
             attached: others.iter().cloned().collect(),
             revoked_keys,
+            yields,
         }
     }
 
@@ -310,6 +321,11 @@ impl Link {
                 if let Some(gateways) = heard.gateways.on_named(self.id, &control, named) {
                     shared.hold_gateways(gateways);
                 }
+                return;
+            }
+            update::Update::Warning(control::Warning { text }) => {
+                let text: String = text.chars().take(WARNING).collect();
+                warn!(control = self.url, "{text}");
                 return;
             }
             update::Update::Revocation(revocation) => return shared.revoke(revocation),
