@@ -221,6 +221,31 @@ fn a_missing_or_unfit_cluster_key_is_explained() {
 }
 
 #[test]
+fn a_setting_that_does_not_fit_is_told_with_its_line_and_form() {
+    let dir = tempfile::tempdir().unwrap();
+    for (command, text, expected) in [
+        ("control", "# ours\nchunk_seconds = 99.0", "line 2: chunk_seconds: give a number"),
+        ("control", "http = '8080'", "line 1: http: no address with a port"),
+        (
+            "control",
+            "rate_list = 5",
+            "rate_list: invalid type: integer `5`, expected a rate, like {",
+        ),
+        (
+            "control",
+            "push_viewers = 'ten'",
+            "push_viewers: invalid type: string \"ten\", expected a wh",
+        ),
+    ] {
+        let path = file(&dir, "wrong.toml", text);
+        let output = run(&[command, "--cluster-key", KEY, "--config", path.to_str().unwrap()]);
+        let error = failure(&output);
+        assert!(error.contains(expected), "{error}");
+        assert!(error.contains(&path.display().to_string()), "{error}");
+    }
+}
+
+#[test]
 fn an_address_that_others_cannot_be_told_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     for (command, flag, wants) in [

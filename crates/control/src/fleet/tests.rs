@@ -230,3 +230,18 @@ fn what_another_control_writes_of_a_node_is_followed() {
     assert!(fleet.on_dropped(&id("x")));
     assert!(fleet.node(&id("x")).is_none());
 }
+
+#[test]
+fn gateways_are_used_when_an_edge_that_is_there_says_so() {
+    let start = Instant::now();
+    let mut fleet = fleet(start);
+    assert!(!fleet.uses_gateways());
+    let load = Load { uses_gateways: true, ..Load::default() };
+    fleet.on_heartbeat(&id("e"), 2, load, start);
+    assert!(fleet.uses_gateways());
+    fleet.on_deadline(start + SILENCE);
+    assert!(!fleet.uses_gateways(), "it is lost");
+    let earlier = Load { through_gateway: 1, ..Load::default() };
+    fleet.on_heartbeat(&id("e"), 2, earlier, start + SILENCE);
+    assert!(fleet.uses_gateways(), "an earlier release says so by what it does");
+}
