@@ -7,6 +7,10 @@
 //! nothing was there to play for that long, it fills its buffer afresh; the
 //! whole time until it plays again counts as one stall.
 //!
+//! Nor does one stay behind that could be close to the end: when
+//! [`Config::catch_up`] is set and so much more than the pre-buffer is held, it
+//! skips forward to where the pre-buffer is left.
+//!
 //! Pure: time is passed in.
 
 use std::collections::BTreeMap;
@@ -26,6 +30,9 @@ pub struct Config {
     /// Fill the buffer afresh after this long with nothing to play; `None`, the
     /// paper's simulator: the schedule never moves.
     pub restart: Option<Duration>,
+    /// Skip forward when this much more than the pre-buffer is held, after an
+    /// outage whose media came at once; `None`: what is behind stays behind.
+    pub catch_up: Option<Duration>,
     /// An arrival this much behind its time still plays, and a hole this small is
     /// the encoder's rounding and no stall. The paper's simulator: zero.
     pub tolerance: Duration,
@@ -40,6 +47,7 @@ impl Config {
             prebuffer,
             exact: false,
             restart: Some(Duration::from_secs(3)),
+            catch_up: None,
             tolerance: Duration::from_millis(100),
             capacity: 100_000,
         }
@@ -102,6 +110,8 @@ pub struct Played<T> {
 pub struct Stats {
     /// Units that began to play.
     pub played: u64,
+    /// Units left out to come closer to the end.
+    pub skipped: u64,
     /// Wall time since the first unit began to play, stalls included.
     pub running: Duration,
     /// Time of it with nothing to play.
@@ -214,6 +224,7 @@ impl<T> Player<T> {
             }
             self.start(now);
         }
+        self.catch_up(now);
         self.play(now, &mut played);
         self.give_up(now);
         if let Some(began) = self.began {
@@ -262,6 +273,25 @@ impl<T> Player<T> {
             self.state =
                 State::Playing(Schedule { wall: now, media, cursor: media, dry_since: None });
         }
+    }
+
+    /// Moves the schedule forward when more is held than is to be.
+    fn catch_up(&mut self, now: Instant) {
+        let (State::Playing(schedule), Some(slack)) = (&mut self.state, self.config.catch_up)
+        else {
+            return;
+        };
+        let Some((_, (last, _))) = self.units.last_key_value() else { return };
+        let position = schedule.position(now);
+        let ahead = (last.start + last.duration).since(position);
+        if ahead <= self.config.prebuffer + slack {
+            return;
+        }
+        let media = position + ahead.saturating_sub(self.config.prebuffer);
+        let before = self.units.len();
+        self.units.retain(|_, (unit, _)| media.since(unit.start) < unit.duration);
+        self.stats.skipped += (before - self.units.len()) as u64;
+        *schedule = Schedule { wall: now, media, cursor: media, dry_since: None };
     }
 
     fn play(&mut self, now: Instant, played: &mut Vec<Played<T>>) {

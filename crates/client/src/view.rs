@@ -215,6 +215,16 @@ impl<F: FnMut(&Report) + Send> Session<'_, F> {
         }
     }
 
+    /// What it means that an edge refuses who was let in before: removed, unless
+    /// the broadcast is over.
+    async fn refused(&self, error: Error) -> Result<End, Error> {
+        tracing::debug!(%error, "refused while watching");
+        match self.api.show(self.id).await {
+            Ok(now) if now.state == State::Ended => Ok(End::Ended),
+            _ => Ok(End::Removed),
+        }
+    }
+
     async fn hls<S>(&mut self, joined: &Joined, mut stop: Pin<&mut S>) -> Result<End, Error>
     where
         S: Future<Output = ()> + Send,
@@ -229,7 +239,17 @@ impl<F: FnMut(&Report) + Send> Session<'_, F> {
         let mut close = false;
         loop {
             let event = tokio::select! {
-                event = self.screen.attend(viewer.next()) => event?,
+                event = self.screen.attend(viewer.next()) => match event {
+                    // Who was let in on any tier and is refused now was removed,
+                    // also when the push connection was cut without a word.
+                    Err(error)
+                        if self.screen.tally.anything()
+                            && matches!(error.status(), Some(401 | 403)) =>
+                    {
+                        return self.refused(error).await;
+                    }
+                    event => event?,
+                },
                 () = &mut stop => return Ok(End::Stopped),
             };
             self.screen.tally.set_edge(viewer.edge());

@@ -164,7 +164,7 @@ fn summary(report: &Report) -> String {
         "{} · {:.1} s · {} · {:.1} MB",
         match report.end {
             End::Ended => "the broadcast has ended",
-            End::Removed => "removed: this viewer was kicked, or the key of its token revoked",
+            End::Removed => "you were removed: kicked, or the key of your token was revoked",
             End::Stopped | End::Watching => "stopped",
         },
         secs(report.watched_ms.cast_signed()),
@@ -174,8 +174,13 @@ fn summary(report: &Report) -> String {
         },
         report.bytes as f64 / 1e6,
     )];
-    lines.push(format!("{} · {} late · {} missed", stalls(report), report.late, report.missed));
-    if let Some(why) = &report.fell_back {
+    let mut lost = format!("{} · {} late · {} missed", stalls(report), report.late, report.missed);
+    if report.skipped > 0 {
+        lost.push_str(&format!(" · {} skipped to catch up", report.skipped));
+    }
+    lines.push(lost);
+    // Who was removed was refused on push first: that is no failure.
+    if let Some(why) = report.fell_back.as_ref().filter(|_| report.end != End::Removed) {
         lines.push(format!("push failed, HLS took over: {why}"));
     }
     for (stage, delay) in &report.delay {

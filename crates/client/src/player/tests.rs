@@ -150,3 +150,36 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn media_that_comes_at_once_behind_an_outage_is_caught_up_with() {
+    let part = |sequence: u64| Unit {
+        sequence,
+        start: MediaTime::from_millis(sequence as i64 * 200),
+        duration: S / 5,
+        tag: sequence,
+    };
+    let start = Instant::now();
+    let close = Config { exact: true, catch_up: Some(S / 2), ..Config::new(3 * S / 5) };
+    let delay = |config: Config| {
+        let mut player = Player::new(config);
+        let mut last = Duration::ZERO;
+        // 2 s as it is made, 5.5 s of nothing, all of that at once, then as before.
+        for sequence in 0..75_u64 {
+            let made = start + S / 5 * u32::try_from(sequence + 1).unwrap();
+            let now = if (10..38).contains(&sequence) { start + 38 * S / 5 } else { made };
+            player.on_time(now);
+            player.on_unit(now, part(sequence));
+            for played in player.on_time(now) {
+                let at = start + S / 5 * u32::try_from(played.sequence + 1).unwrap();
+                last = played.at.saturating_duration_since(at);
+            }
+        }
+        (last, player.stats())
+    };
+    let (behind, stats) = delay(close);
+    assert!(behind <= 11 * S / 10, "{behind:?}");
+    assert!(stats.skipped > 10 && stats.stalls == 1, "{stats:?}");
+    let (behind, stats) = delay(Config { catch_up: None, ..close });
+    assert!(behind > 2 * S && stats.skipped == 0, "{behind:?}");
+}

@@ -151,6 +151,8 @@ pub struct Report {
     pub missed: u64,
     /// Units of media that came after their time and were discarded.
     pub late: u64,
+    /// Units of media left out to come closer to the end, after an outage.
+    pub skipped: u64,
     /// How often playing stopped.
     pub stalls: u64,
     /// For how long in all.

@@ -51,6 +51,9 @@ pub(super) struct Tally {
 /// A frame's length before its successor tells.
 const FIRST_FRAME: Duration = Duration::from_millis(40);
 
+/// How much further behind than the list asks for a player of parts stays.
+const CATCH_UP: Duration = Duration::from_millis(500);
+
 /// A chunk has fewer parts.
 const PARTS: u64 = 4_096;
 
@@ -91,7 +94,11 @@ impl Tally {
     /// Plays parts, exactly so far behind the end of the list.
     pub(super) fn begin_close(&mut self, hold_back: Duration) {
         self.before = total(self.before, self.player.stats());
-        self.player = Player::new(player::Config { exact: true, ..player::Config::new(hold_back) });
+        self.player = Player::new(player::Config {
+            exact: true,
+            catch_up: Some(CATCH_UP),
+            ..player::Config::new(hold_back)
+        });
     }
 
     pub(super) fn set_edge(&mut self, edge: String) {
@@ -198,6 +205,11 @@ impl Tally {
         Measured { tier: self.tier, samples: std::mem::take(&mut self.measured).into() }
     }
 
+    /// Whether any media came, on either tier.
+    pub(super) fn anything(&self) -> bool {
+        self.frames > 0 || self.chunks > 0
+    }
+
     pub(super) fn frames(&self) -> u64 {
         self.frames
     }
@@ -227,6 +239,7 @@ impl Tally {
             gaps: self.gaps,
             missed: self.missed,
             late: stats.late,
+            skipped: stats.skipped,
             stalls: stats.stalls,
             stalled_ms: whole(stats.stalled),
             stalling_ratio: stats.stalling_ratio(),
@@ -238,6 +251,7 @@ impl Tally {
 fn total(a: Stats, b: Stats) -> Stats {
     Stats {
         played: a.played + b.played,
+        skipped: a.skipped + b.skipped,
         running: a.running + b.running,
         stalled: a.stalled + b.stalled,
         stalls: a.stalls + b.stalls,

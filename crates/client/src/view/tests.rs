@@ -147,6 +147,39 @@ async fn a_push_viewer_who_is_kicked_is_told_so() {
 }
 
 #[tokio::test]
+async fn a_push_viewer_who_is_cut_off_without_a_word_was_removed_all_the_same() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("rtmp://{}/live/{ID}?token=secret", listener.local_addr().unwrap());
+    let serving = async {
+        let mut origin = Origin::on(listener.accept().await.unwrap().0);
+        origin.accept_request().await;
+        let mut out = BytesMut::new();
+        write_message(&mut out, Kind::Audio, 5, &flv::audio_body(&[1]));
+        origin.pipe.write_all(&out).await.unwrap();
+        origin.flush().await;
+        drop(origin);
+        let mut origin = Origin::on(listener.accept().await.unwrap().0);
+        let Some(Asked::Play(request)) = origin.next().await else { panic!("no play") };
+        origin.server.reject(request.id, Refusal::PlayDenied, "this token was revoked");
+        origin.flush().await;
+        while origin.next().await.is_some() {}
+    };
+    let base = Arc::new(Mutex::new(String::new()));
+    let known = Arc::clone(&base);
+    let server = Server::new(move |asked| match asked.line.as_str() {
+        line if line.contains("m3u8") => answer(403, r#"{"detail":"join again"}"#),
+        line => script(line, &known.lock().unwrap(), Some(&url)),
+    })
+    .await;
+    base.lock().unwrap().clone_from(&server.url);
+    let api = Api::new(&server.url, None).unwrap();
+    let viewing = view(&api, id(), quick(Choice::Auto), |_| {}, pending());
+    let (report, ()) = tokio::join!(viewing, serving);
+    let report = report.unwrap();
+    assert_eq!((report.end, report.frames), (End::Removed, 1));
+}
+
+#[tokio::test]
 async fn when_push_fails_the_viewer_goes_on_over_hls() {
     let (url, serving) = origin(async |mut origin| {
         let Some(Asked::Play(request)) = origin.next().await else { panic!("no play") };
