@@ -192,7 +192,11 @@ impl Api {
             (502..=504, _) => ": control is there but cannot serve this now, try again",
             _ => "",
         };
-        Error::Refused { status: status.as_u16(), detail: problem_text(status, body), advice }
+        let detail = problem_text(status, body);
+        // Control says often itself what to do; saying it again helps nobody.
+        let said = ["check it", "try again"].iter().any(|word| detail.contains(word));
+        let advice = if said && status != StatusCode::FORBIDDEN { "" } else { advice };
+        Error::Refused { status: status.as_u16(), detail, advice }
     }
 
     /// Registers a user (operator). The token in the answer is shown only here.

@@ -51,9 +51,19 @@ impl fmt::Display for Format {
 /// a format: text on a terminal, else JSON. `RUST_LOG` sets the level, `info`
 /// when absent.
 pub fn init(format: Option<Format>) {
+    start(format, LEVELS);
+}
+
+/// For a tool, whose output is for people: text, and only what is wrong unless
+/// `RUST_LOG` says otherwise.
+pub fn init_tool() {
+    start(Some(Format::Text), "warn");
+}
+
+fn start(format: Option<Format>, levels: &str) {
     let terminal = std::io::stderr().is_terminal();
     let format = format.unwrap_or(if terminal { Format::Text } else { Format::Json });
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LEVELS));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(levels));
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .log_internal_errors(false)

@@ -138,14 +138,17 @@ enum Command {
     /// What happens, as it happens, until stopped
     Events {
         /// Go on behind this event; 0 is from the oldest that is kept
-        #[arg(long, value_name = "ID")]
+        #[arg(long, value_name = "ID", value_parser = people::event_id)]
         after: Option<String>,
+        /// Only events of this type, e.g. broadcast.live; may be given more than once
+        #[arg(long = "type", value_name = "NAME")]
+        types: Vec<String>,
     },
     /// Addresses that are told what happens
     #[command(subcommand)]
     Webhooks(people::Webhooks),
-    /// What operators did
-    Audit,
+    /// What operators and users did, the newest last
+    Audit(people::Audit),
     /// Whether a service is ready, for the health checks of containers
     Healthy {
         /// Its /readyz or /healthz, e.g. http://127.0.0.1:8180/readyz
@@ -188,7 +191,9 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
 
 async fn answer(api: &Api, screen: Screen, command: &Command) -> anyhow::Result<()> {
     match command {
-        Command::Events { after } => return people::events(api, screen, after.clone()).await,
+        Command::Events { after, types } => {
+            return people::events(api, screen, after.clone(), types).await;
+        }
         Command::Drain { node, wait: true } => {
             nodes::drain(api, node, true).await?;
             let left = nodes::empty(api, node, |line| screen.tell(line)).await?;
@@ -244,7 +249,7 @@ async fn ask(api: &Api, command: &Command) -> anyhow::Result<Value> {
         Command::Users(users) => users.ask(api).await?,
         Command::Keys(keys) => keys.ask(api).await?,
         Command::Webhooks(webhooks) => webhooks.ask(api).await?,
-        Command::Audit => known(people::pages(api, "/v1/audit", "entries").await, "keep an audit")?,
+        Command::Audit(audit) => audit.ask(api).await?,
         // Handled before; they ask no control, or more than once.
         Command::Events { .. } | Command::Healthy { .. } => Value::Null,
     })
@@ -310,7 +315,7 @@ fn shown(command: &Command, view: View, answer: &Value) -> String {
         Command::Users(users) => users.shown(view, answer),
         Command::Keys(keys) => keys.shown(view, answer),
         Command::Webhooks(webhooks) => webhooks.shown(view, answer),
-        Command::Audit => people::list(view, answer, "entries", &["at"], "nothing was done yet"),
+        Command::Audit(_) => people::audit(view, answer),
         Command::Events { .. } | Command::Healthy { .. } => String::new(),
     }
 }

@@ -35,6 +35,7 @@ enum Command {
     /// A cache of chunks near viewers
     Edge(service::EdgeArgs),
     /// Comments and hearts (not part of this release yet)
+    #[command(hide = true)]
     Messages(service::MessagesArgs),
     /// Broadcast a file in real time
     Publish(publish::Args),
@@ -88,12 +89,12 @@ async fn run(command: Command) -> anyhow::Result<()> {
             publish::run(args, shutdown).await
         }
         Command::Watch(args) => {
-            log::init(None);
+            log::init_tool();
             shutdown.on_signals()?;
             watch::run(args, shutdown).await
         }
         Command::Ctl(args) => {
-            log::init(None);
+            log::init_tool();
             shutdown.on_signals()?;
             ctl::run(args, shutdown).await
         }

@@ -42,8 +42,7 @@ struct Settings {
     #[serde(flatten)]
     access: Access,
     /// What to send: MP4 or FLV with H.264 and/or AAC
-    #[arg(long, value_name = "FILE", env = "SPYGLASS_FILE", conflicts_with = "demo",
-        required_unless_present_any = ["demo", "config"])]
+    #[arg(long, value_name = "FILE", env = "SPYGLASS_FILE", conflicts_with = "demo")]
     #[serde(skip_serializing_if = "Option::is_none")]
     file: Option<PathBuf>,
     /// Send the built-in clip

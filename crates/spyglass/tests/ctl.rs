@@ -209,6 +209,9 @@ fn every_command_has_a_table_and_json() {
     assert!(system.failure(&["keys", "rotate"]).contains(&next), "one at a time");
     let refused = system.table(&["keys", "revoke", &first]);
     assert!(refused.contains(&first) && refused.contains("refused"), "{refused}");
+    assert!(refused.contains(&format!("{next} signs now")), "{refused}");
+    let audit = system.table(&["audit", "--action", "revokeKey"]);
+    assert!(audit.contains("revokeKey") && !audit.contains("rotateKey"), "{audit}");
     let left = system.json(&["keys", "list"]);
     assert_eq!(signing(&left, "signing").as_deref(), Some(next.as_str()), "{left}");
     assert!(!left.to_string().contains(&first), "{left}");

@@ -142,3 +142,18 @@ async fn what_may_have_been_done_is_not_asked_of_the_next() {
     api.call(Method::DELETE, "/v1/users/0123456789abc", None).await.unwrap();
     assert_eq!((late.asked().len(), well.asked().len()), (2, 3));
 }
+
+#[test]
+fn advice_that_control_gave_is_not_given_again() {
+    let api = Api::new("http://127.0.0.1:1", Some("x".to_owned())).unwrap();
+    let told = |status: u16, detail: &str| {
+        let body = format!(r#"{{"detail":"{detail}"}}"#);
+        api.refusal(StatusCode::from_u16(status).unwrap(), body.as_bytes()).to_string()
+    };
+    let nobody = "the bearer token is nobody's: check it, or leave it out";
+    assert_eq!(told(401, nobody), nobody);
+    let away = "no edge takes viewers now: start one, or try again";
+    assert_eq!(told(503, away), away);
+    assert!(told(503, "away").ends_with("try again"));
+    assert!(told(401, "no").ends_with("check it"));
+}

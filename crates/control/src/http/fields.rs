@@ -61,12 +61,20 @@ impl Fields {
 
     /// One line of text of 1 to `longest` characters.
     pub fn text(&mut self, name: &str, longest: usize) -> Result<String, Problem> {
-        let advice = || {
-            Problem::bad(format!(
-                "field `{name}`: give one line of text, 1 to {longest} characters"
-            ))
+        let taken = self.take(name);
+        // A misspelt name is likely among those that are there.
+        let others = match &taken {
+            None => self.0.keys().take(8).map(|other| format!("`{}`", named(other))).collect(),
+            Some(_) => Vec::new(),
         };
-        match self.take(name) {
+        let advice = || {
+            let rule = format!("field `{name}`: give one line of text, 1 to {longest} characters");
+            Problem::bad(match &others[..] {
+                [] => rule,
+                others => format!("{rule}; it is missing, there is {}", others.join(", ")),
+            })
+        };
+        match taken {
             Some(Value::String(text)) => {
                 let fits = !text.trim().is_empty()
                     && text.chars().count() <= longest
@@ -158,11 +166,16 @@ impl Fields {
         match self.0.keys().next() {
             None => Ok(()),
             Some(name) => {
-                let name: String = name.chars().filter(|c| !c.is_control()).take(40).collect();
+                let name = named(name);
                 Err(Problem::bad(format!("field `{name}` is not known; the fields are {known}")))
             }
         }
     }
+}
+
+/// A name from outside, fit to be repeated.
+fn named(name: &str) -> String {
+    name.chars().filter(|c| !c.is_control()).take(40).collect()
 }
 
 #[cfg(test)]
@@ -205,6 +218,7 @@ mod tests {
         ] {
             named(fields(text).text("title", 5).map(drop), "title");
         }
+        named(fields(r#"{"titel":"x"}"#).text("title", 5).map(drop), "`titel`");
         for text in [
             r#"{"location":"here"}"#,
             r#"{"location":{"lat":91,"lon":0}}"#,

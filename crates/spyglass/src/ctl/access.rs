@@ -48,19 +48,19 @@ pub struct Access {
 impl Access {
     /// The control, in the user's name, else the operator's, else nobody's.
     pub fn api(&self) -> Result<Api, Error> {
-        let bearer = self.token.as_ref().or(self.operator_key.as_ref());
+        let bearer = given(&self.token).or(given(&self.operator_key));
         Api::of_several(&self.urls(), bearer.map(|secret| secret.expose().to_owned()))
     }
 
     /// The control in a user's name, else nobody's: viewers are nobody unless
     /// they say who they are, also on the operator's terminal.
     pub fn api_as_viewer(&self) -> Result<Api, Error> {
-        Api::of_several(&self.urls(), self.token.as_ref().map(|secret| secret.expose().to_owned()))
+        Api::of_several(&self.urls(), given(&self.token).map(|secret| secret.expose().to_owned()))
     }
 
     /// Whether requests are made in anybody's name.
     pub fn is_somebody(&self) -> bool {
-        self.token.is_some() || self.operator_key.is_some()
+        given(&self.token).or(given(&self.operator_key)).is_some()
     }
 
     fn urls(&self) -> Vec<&str> {
@@ -69,6 +69,11 @@ impl Access {
         }
         self.control.iter().map(String::as_str).collect()
     }
+}
+
+/// An empty one, as of a variable that is set to nothing, is none.
+fn given(secret: &Option<Secret>) -> Option<&Secret> {
+    secret.as_ref().filter(|secret| !secret.expose().is_empty())
 }
 
 /// In a file, `control = "…"` and `control = ["…", "…"]`.
@@ -96,5 +101,7 @@ mod tests {
         assert_eq!(urls("control = ['http://a:1', 'http://b:1']"), ["http://a:1", "http://b:1"]);
         assert!(urls("").is_empty());
         assert!(toml::from_str::<Access>("").unwrap().api().is_ok());
+        let empty = toml::from_str::<Access>("operator_key = ''").unwrap();
+        assert!(!empty.is_somebody() && !empty.api().unwrap().is_somebody());
     }
 }

@@ -104,7 +104,12 @@ pub fn shown(view: View, answer: &Value) -> String {
 pub fn one(view: View, answer: &Value) -> String {
     let viewers = &answer["viewers"];
     let watching = viewers["total"].as_u64().map_or_else(String::new, |total| {
-        format!("{total} ({} push, {} HLS)", cell(&viewers["push"]), cell(&viewers["hls"]))
+        let anonymous = match viewers["anonymous_estimate"].as_u64() {
+            Some(count @ 1..) => format!(", about {count} more who did not join"),
+            _ => String::new(),
+        };
+        let (push, hls) = (cell(&viewers["push"]), cell(&viewers["hls"]));
+        format!("{total} ({push} push, {hls} HLS){anonymous}")
     });
     let mut lines = vec![
         ("id", Cell::of(&answer["id"])),
@@ -168,6 +173,7 @@ pub fn viewers(view: View, answer: &Value) -> String {
     let row = |one: &Value| {
         vec![
             Cell::of(&one["viewer"]),
+            Cell::of(&one["user"]),
             Cell::of(&one["tier"]),
             Cell::of(&one["seat"]),
             Cell::of(&one["node"]),
@@ -175,7 +181,7 @@ pub fn viewers(view: View, answer: &Value) -> String {
         ]
     };
     let table: Vec<Vec<Cell>> = viewers.iter().map(row).collect();
-    let headings = ["VIEWER", "TIER", "SEAT", "NODE", "JOINED"];
+    let headings = ["VIEWER", "USER", "TIER", "SEAT", "NODE", "JOINED"];
     let mut text = rows(view, &["NODE", "VIEWERS", ""], &counts);
     text.push_str("\n\n");
     text.push_str(&rows(view, &headings, &table));
@@ -238,6 +244,13 @@ mod tests {
             viewers(view, &json!({"viewers": [one("e1"), one("e2"), one("e1")], "total": 9}));
         assert!(text.starts_with("NODE  VIEWERS\ne1          2  ████"), "{text}");
         assert!(text.ends_with("3 of 9 viewers"), "{text}");
+        assert!(!text.contains("USER"), "nobody said who they are: {text}");
         assert_eq!(viewers(view, &json!({"viewers": []})), "nobody watches");
+        let named = json!({"viewer": "v", "user": "0123456789abc", "node": "e1"});
+        let text = viewers(view, &json!({"viewers": [named]}));
+        assert!(text.contains("USER") && text.contains("0123456789abc"), "{text}");
+        let counts = json!({"push": 1, "hls": 0, "total": 1, "anonymous_estimate": 3});
+        let text = super::one(view, &json!({"id": "a", "viewers": counts}));
+        assert!(text.contains("1 (1 push, 0 HLS), about 3 more who did not join"), "{text}");
     }
 }

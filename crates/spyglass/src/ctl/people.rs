@@ -1,6 +1,6 @@
 //! `ctl users`, `keys`, `webhooks`, `events`: what is kept, and what happens.
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use http::Method;
 use serde_json::{Value, json};
@@ -9,8 +9,8 @@ use spyglass_client::api::Api;
 use spyglass_media::UserId;
 
 use super::screen::Screen;
-use super::table::{View, entries, of_entries};
-use super::words::{ago, cell, plain};
+use super::table::{Cell, View, entries, of_entries, rows};
+use super::words::{cell, plain};
 use super::{done, known};
 
 /// Pages that are asked for at most.
@@ -157,7 +157,11 @@ impl Keys {
         match self {
             Self::List => list(view, answer, "keys", &["id", "state"], "there is no key"),
             Self::Rotate => format!("key {} is made", cell(&answer["id"])),
-            Self::Revoke { id } => format!("key {} is refused from now on", plain(id)),
+            Self::Revoke { id } => {
+                let signs = answer["signing"].as_str().map(plain);
+                let signs = signs.map_or_else(String::new, |key| format!("; {key} signs now"));
+                format!("key {} is refused from now on{signs}", plain(id))
+            }
         }
     }
 }
@@ -223,8 +227,19 @@ pub fn list(view: View, answer: &Value, key: &str, first: &[&str], none: &str) -
 
 /// All pages of a list as one.
 pub async fn pages(api: &Api, path: &str, key: &str) -> Result<Value, Error> {
+    pages_after(api, path, key, None).await
+}
+
+/// As [`pages`], from behind `after` on; that must be fit for a query.
+async fn pages_after(
+    api: &Api,
+    path: &str,
+    key: &str,
+    after: Option<&str>,
+) -> Result<Value, Error> {
     let mut all = Vec::new();
-    let mut page = api.get(&format!("{path}?limit=1000")).await?;
+    let after = after.map_or_else(String::new, |after| format!("&after={after}"));
+    let mut page = api.get(&format!("{path}?limit=1000{after}")).await?;
     for _ in 0..PAGES {
         all.extend_from_slice(entries(&page, key));
         let next = match &page["next"] {
@@ -243,9 +258,21 @@ fn segment(text: &str) -> Option<&str> {
     (!text.is_empty() && !text.starts_with('.') && text.bytes().all(fits)).then_some(text)
 }
 
-/// Writes events as they come, for ever.
-pub async fn events(api: &Api, screen: Screen, after: Option<String>) -> anyhow::Result<()> {
-    let mut events = api.events("/v1/events", after);
+/// Writes events as they come, for ever: all, or those of these `types`.
+pub async fn events(
+    api: &Api,
+    screen: Screen,
+    after: Option<String>,
+    types: &[String],
+) -> anyhow::Result<()> {
+    if let Some(name) = types.iter().find(|name| segment(name).is_none()) {
+        bail!("--type {}: that is no event's name", plain(name));
+    }
+    let path = match types {
+        [] => "/v1/events".to_owned(),
+        types => format!("/v1/events?types={}", types.join(",")),
+    };
+    let mut events = api.events(&path, after);
     loop {
         let event = match events.next().await {
             Err(error) if matches!(error.status(), Some(404 | 405)) => {
@@ -255,19 +282,98 @@ pub async fn events(api: &Api, screen: Screen, after: Option<String>) -> anyhow:
         };
         let data: Value = serde_json::from_str(&event.data).unwrap_or(Value::String(event.data));
         let whole = json!({ "id": event.id, "event": event.event, "data": data });
-        screen.entry(&whole, |view| line(view, &whole));
+        screen.entry(&whole, |_| line(&whole));
     }
 }
 
-/// One event on one line.
-fn line(view: View, event: &Value) -> String {
-    let data = &event["data"];
-    let at = if data["at"].is_string() { ago(&data["at"], view.now_ms) } else { String::new() };
-    let mut rest = data.clone();
-    if let Some(members) = rest.as_object_mut() {
-        members.retain(|name, _| name != "at" && name != "type");
+/// What `--after` of events takes: 0, or an id as events have it.
+pub fn event_id(text: &str) -> Result<String, String> {
+    let known = text.rsplit_once('-').is_some_and(|(log, number)| {
+        segment(log).is_some() && !number.is_empty() && number.bytes().all(|c| c.is_ascii_digit())
+    });
+    if known || text == "0" {
+        return Ok(text.to_owned());
     }
-    format!("{:<24} {}  {at}", cell(&event["event"]), cell(&rest)).trim_end().to_owned()
+    Err("give an id as `ctl events` shows it, or 0 for all that are kept".to_owned())
+}
+
+/// One event on one line, as of a log: the time, the name, the rest, the id.
+fn line(event: &Value) -> String {
+    let data = &event["data"];
+    let mut parts = vec![cell(&data["at"]), format!("{:<24}", cell(&event["event"]))];
+    match data.as_object() {
+        Some(members) => {
+            let told = members
+                .iter()
+                .filter(|(name, value)| *name != "at" && *name != "type" && !value.is_null());
+            parts.extend(told.map(|(name, value)| format!("{}={}", plain(name), quoted(value))));
+        }
+        None => parts.push(cell(data)),
+    }
+    if event["id"].as_str().is_some_and(|id| !id.is_empty()) {
+        parts.push(format!("id={}", cell(&event["id"])));
+    }
+    parts.join(" ").trim_end().to_owned()
+}
+
+/// Text with anything but a word in it between quotes.
+fn quoted(value: &Value) -> String {
+    match value.as_str().map(plain) {
+        Some(text) if segment(&text).is_none() => format!("{text:?}"),
+        _ => cell(value),
+    }
+}
+
+/// `ctl audit`
+#[derive(clap::Args, Debug, Clone)]
+pub struct Audit {
+    /// Only entries behind this sequence
+    #[arg(long, value_name = "SEQUENCE")]
+    after: Option<u64>,
+    /// The newest so many
+    #[arg(long, value_name = "N", default_value_t = 100,
+        value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    limit: u32,
+    /// Only this action, e.g. kickViewer
+    #[arg(long, value_name = "NAME")]
+    action: Option<String>,
+    /// Only what this one did: operator, or a user's id
+    #[arg(long, value_name = "WHO")]
+    actor: Option<String>,
+}
+
+impl Audit {
+    /// Asks control: in order, the newest last.
+    pub async fn ask(&self, api: &Api) -> anyhow::Result<Value> {
+        let after = self.after.unwrap_or(0).to_string();
+        let all = pages_after(api, "/v1/audit", "entries", Some(&after)).await;
+        Ok(self.picked(&known(all, "keep an audit")?))
+    }
+
+    fn picked(&self, answer: &Value) -> Value {
+        let fits = |entry: &&Value| {
+            let is = |name: &str, wanted: &Option<String>| {
+                wanted.as_ref().is_none_or(|wanted| entry[name] == **wanted)
+            };
+            is("action", &self.action) && is("actor", &self.actor)
+        };
+        let all: Vec<&Value> = entries(answer, "entries").iter().filter(fits).collect();
+        let limit = usize::try_from(self.limit).unwrap_or(usize::MAX);
+        json!({ "entries": all[all.len().saturating_sub(limit)..] })
+    }
+}
+
+/// The audit's entries, each with its time as it is written.
+pub fn audit(view: View, answer: &Value) -> String {
+    let all = entries(answer, "entries");
+    if all.is_empty() {
+        return "nothing was done that fits".to_owned();
+    }
+    let names = ["sequence", "at", "actor", "action", "object", "outcome", "address", "control"];
+    let headings = names.map(str::to_uppercase);
+    let table: Vec<Vec<Cell>> =
+        all.iter().map(|entry| names.map(|name| Cell::of(&entry[name])).into()).collect();
+    rows(view, &headings.each_ref().map(String::as_str), &table)
 }
 
 #[cfg(test)]
@@ -276,10 +382,28 @@ mod tests {
 
     #[test]
     fn an_event_is_a_line() {
-        let view = View { colours: true, now_ms: 5_000 };
         let event = json!({"id": "1", "event": "broadcast.live",
-            "data": {"at": "1970-01-01T00:00:00Z", "title": "a\u{1b}[2J\nb"}});
-        assert_eq!(line(view, &event), "broadcast.live           title=a[2Jb  5s ago");
+            "data": {"at": "1970-01-01T00:00:00Z", "title": "a\u{1b}[2J\n b"}});
+        assert_eq!(
+            line(&event),
+            "1970-01-01T00:00:00Z broadcast.live           title=\"a[2J b\" id=1"
+        );
+        assert!(event_id("0").is_ok() && event_id("log-1-17").is_ok());
+        for wrong in ["", "nonsense", "a-", "-1", "a-b"] {
+            assert!(event_id(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_newest_of_the_audit_that_fit_are_picked() {
+        let entry = |sequence: u64, actor: &str| json!({"sequence": sequence, "actor": actor});
+        let answer = json!({"entries": [entry(1, "ann"), entry(2, "operator"), entry(3, "ann"),
+            entry(4, "ann")]});
+        let wanted = Audit { after: None, limit: 2, action: None, actor: Some("ann".to_owned()) };
+        let picked = wanted.picked(&answer);
+        assert_eq!(picked, json!({"entries": [entry(3, "ann"), entry(4, "ann")]}));
+        let text = audit(View { colours: false, now_ms: 0 }, &picked);
+        assert!(text.starts_with("SEQUENCE  ACTOR"), "{text}");
     }
 
     #[test]
