@@ -6,6 +6,7 @@
 //! are shaking hands. Early data is not taken: who may be answered what is
 //! known before anything is sent.
 
+mod allowance;
 mod transport;
 
 use std::io;
@@ -29,7 +30,7 @@ use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
 use crate::connections::Connection;
-use crate::http::{HEADER_BYTES, Handler};
+use crate::http::{HEADER_BYTES, Handler, now};
 use crate::priority;
 use crate::respond::Body;
 use crate::serving::{Attended, LAST_WORD, Limits, STREAMS};
@@ -45,6 +46,10 @@ const OTHER_STREAMS: u32 = 8;
 /// Bytes that may be under way to one viewer, unacknowledged: what a slow one
 /// costs.
 const SEND_WINDOW: u64 = 2 * 1024 * 1024;
+
+/// Bytes per second below which a viewer is not waited for once all of an
+/// answer is under way, however steadily it takes them.
+const SLOWEST: u64 = 8_000;
 
 /// Bytes that a viewer may send ahead of being read.
 const RECEIVE_WINDOW: u32 = 64 * 1024;
@@ -144,10 +149,6 @@ struct Server {
     shutdown: Shutdown,
 }
 
-fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
-}
-
 fn code(code: Code) -> VarInt {
     VarInt::from_u64(code.value()).unwrap_or(VarInt::MAX)
 }
@@ -203,7 +204,9 @@ impl Server {
                     Ok(Some(resolver)) => {
                         let Some(handle) = latest.lock().take() else { continue };
                         let (handler, state) = (Arc::clone(&self.handler), Arc::clone(state));
-                        requests.spawn(request(handler, state, resolver, handle, self.limits));
+                        let quic = connection.clone();
+                        let limits = self.limits;
+                        requests.spawn(request(handler, quic, state, resolver, handle, limits));
                     }
                     Ok(None) => {
                         while requests.join_next().await.is_some() {}
@@ -255,6 +258,7 @@ impl Server {
 /// One request; why its connection must be cut, when it must.
 async fn request(
     handler: Arc<Handler>,
+    connection: quinn::Connection,
     state: Arc<Connection>,
     resolver: RequestResolver<Transport, Bytes>,
     handle: Handle,
@@ -279,6 +283,7 @@ async fn request(
     };
     let _active = state.begin(now());
     let (head, body) = finish(response).into_parts();
+    let length = body.size_hint().lower();
     let urgency = urgency.unwrap_or_else(|| priority::said(&head.headers));
     let head = http::Response::from_parts(head, ());
     if let Err(end) = within(limits.write, stream.send_response(head)).await {
@@ -301,9 +306,54 @@ async fn request(
     // Not done before the viewer has it: a connection that closes takes with it
     // what is still on its way.
     let _ = stream.finish();
-    match tokio::time::timeout(limits.idle, stream.stopped()).await {
-        Ok(_) => None,
-        Err(_) => Some("slow"),
+    let left = Duration::from_secs(length.min(SEND_WINDOW) / SLOWEST);
+    match taken(&connection, stream.stopped(), limits.idle, left).await {
+        true => None,
+        false => Some("slow"),
+    }
+}
+
+/// Whether the viewer took an answer that is finished, up to [`SEND_WINDOW`] of
+/// which may still be on its way.
+async fn taken(
+    connection: &quinn::Connection,
+    ended: impl Future,
+    patience: Duration,
+    left: Duration,
+) -> bool {
+    let mut ended = std::pin::pin!(ended);
+    let sent = || connection.stats().frame_tx.stream;
+    let mut waiting = Waiting::new(sent(), now());
+    loop {
+        if tokio::time::timeout(patience / 4, ended.as_mut()).await.is_ok() {
+            return true;
+        }
+        if waiting.is_over(sent(), now(), patience, left) {
+            return false;
+        }
+    }
+}
+
+/// How long a finished answer has been waited for. QUIC tells only of the whole
+/// connection that more of its streams' bytes have left: what moves may be
+/// another answer.
+struct Waiting {
+    begun: Instant,
+    sent: u64,
+    moved: Instant,
+}
+
+impl Waiting {
+    fn new(sent: u64, now: Instant) -> Self {
+        Self { begun: now, sent, moved: now }
+    }
+
+    /// Who takes nothing has `patience`; who does has `left` besides.
+    fn is_over(&mut self, sent: u64, now: Instant, patience: Duration, left: Duration) -> bool {
+        if sent != self.sent {
+            (self.sent, self.moved) = (sent, now);
+        }
+        now >= self.moved + patience || now >= self.begun + patience + left
     }
 }
 
@@ -385,6 +435,19 @@ async fn within<E>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_finished_answer_is_waited_for_while_it_moves_but_not_for_ever() {
+        let (begun, patience, left) = (now(), Duration::from_secs(60), Duration::from_secs(100));
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        let mut stands = Waiting::new(7, begun);
+        assert!(!stands.is_over(8, at(15), patience, left));
+        assert!(!stands.is_over(8, at(74), patience, left));
+        assert!(stands.is_over(8, at(75), patience, left));
+        let mut moves = Waiting::new(0, begun);
+        assert!((1..160).all(|second| !moves.is_over(second, at(second), patience, left)));
+        assert!(moves.is_over(160, at(160), patience, left));
+    }
 
     #[test]
     fn the_alternative_is_on_the_port_by_which_players_come() {

@@ -180,6 +180,22 @@ async fn who_does_not_read_is_cut() {
     world.until("/metrics", |answer| answer.text().contains(r#"reason="slow"} 1"#)).await;
 }
 
+/// All of the answer is with QUIC at once, and longer on its way than a viewer
+/// may take nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_reads_slowly_gets_all() {
+    let (world, certificate) = with(|config| config.idle_seconds = 2).await;
+    let size = 1_500_000;
+    world.origin.put(id(1), 2, Bytes::from(vec![5; size]));
+    world.until(&world.list(), |answer| answer.text().contains("revision 2\n")).await;
+    assert_eq!(world.get(&world.chunk(2)).await.body.len(), size);
+    let relay = narrow(world.https.unwrap(), 1).await;
+    let mut client = Http3::open(relay, &certificate).await;
+    let asked = Instant::now();
+    assert_eq!(client.get(&world.chunk(2)).await.body.len(), size);
+    assert!(asked.elapsed() > 4 * SECOND, "{:?}", asked.elapsed());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kicked_viewer_is_cut_within_a_second() {
     let (world, certificate) = world().await;
@@ -243,7 +259,7 @@ async fn what_is_more_urgent_overtakes_the_rest_of_its_connection() {
     assert_eq!(world.get(&world.chunk(3)).await.body.len(), 450_000);
     let urgent: &[(&str, &str)] = &[("priority", "u=1")];
     for (headers, overtakes) in [(urgent, true), (&[][..], false)] {
-        let relay = narrow(world.https.unwrap()).await;
+        let relay = narrow(world.https.unwrap(), 4).await;
         let mut client = Http3::open(relay, &certificate).await;
         let mut first = client.begin(Method::GET, &world.chunk(2), &[]).await.unwrap();
         first.recv_response().await.unwrap();
@@ -262,9 +278,9 @@ async fn what_is_more_urgent_overtakes_the_rest_of_its_connection() {
     }
 }
 
-/// A way to `edge` that takes 8 Mbit/s towards the one client who uses it and
-/// holds few packets: what must wait, waits at the edge.
-async fn narrow(edge: SocketAddr) -> SocketAddr {
+/// A way to `edge` that takes `packets` per 5 ms (about 2 Mbit/s each) towards
+/// the one client who uses it and holds few: what must wait, waits at the edge.
+async fn narrow(edge: SocketAddr, packets: usize) -> SocketAddr {
     let [here, there] = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0"));
     let (here, there) = (here.await.unwrap(), there.await.unwrap());
     there.connect(edge).await.unwrap();
@@ -289,7 +305,7 @@ async fn narrow(edge: SocketAddr) -> SocketAddr {
                 }
                 _ = beat.tick() => {
                     let Some(client) = client else { continue };
-                    for packet in held.drain(..held.len().min(4)) {
+                    for packet in held.drain(..held.len().min(packets)) {
                         let _ = here.send_to(&packet, client).await;
                     }
                 }

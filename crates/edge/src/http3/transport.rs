@@ -18,16 +18,11 @@ use h3::quic::{self, ConnectionErrorIncoming, StreamErrorIncoming, StreamId, Wri
 use parking_lot::Mutex;
 use quinn::{ConnectionError, ReadError, VarInt, WriteError};
 
+use super::allowance::Allowance;
+use crate::http::now;
+
 /// Bytes read at once: a request has hardly more.
 const READ: usize = 2 * 1024;
-
-/// Largest request, header frame and all, in bytes: the header as it may be
-/// unpacked is limited by `h3`, this is for what never becomes one.
-const REQUEST: usize = 32 * 1024;
-
-/// Most that a client may ever say on one of its own streams (settings,
-/// priorities), in bytes.
-const SAID: usize = 1024 * 1024;
 
 /// The sending side of a request's stream, for whoever answers it.
 #[derive(Clone, Debug)]
@@ -102,7 +97,7 @@ impl quic::Connection<Bytes> for Transport {
         context: &mut Context<'_>,
     ) -> Poll<Result<Receiving, ConnectionErrorIncoming>> {
         let accepted = next(ready!(self.others.as_mut().poll_next(context)));
-        Poll::Ready(accepted.and_then(|stream| Receiving::new(stream, SAID)))
+        Poll::Ready(accepted.and_then(|stream| Receiving::new(stream, Allowance::lasting(now()))))
     }
 
     fn poll_accept_bidi(
@@ -113,7 +108,7 @@ impl quic::Connection<Bytes> for Transport {
         Poll::Ready(accepted.and_then(|(sending, receiving)| {
             let both = Both {
                 sending: Sending::new(sending)?,
-                receiving: Receiving::new(receiving, REQUEST)?,
+                receiving: Receiving::new(receiving, Allowance::request(now()))?,
             };
             *self.latest.lock() = Some(both.sending.handle());
             Ok(both)
@@ -232,14 +227,17 @@ impl quic::SendStream<Bytes> for Both {
 pub struct Receiving {
     stream: quinn::RecvStream,
     id: StreamId,
-    /// Bytes that it may still send.
-    left: usize,
+    /// What it may still send.
+    allowance: Allowance,
 }
 
 impl Receiving {
-    fn new(stream: quinn::RecvStream, most: usize) -> Result<Self, ConnectionErrorIncoming> {
+    fn new(
+        stream: quinn::RecvStream,
+        allowance: Allowance,
+    ) -> Result<Self, ConnectionErrorIncoming> {
         let id = id_of(stream.id())?;
-        Ok(Self { stream, id, left: most })
+        Ok(Self { stream, id, allowance })
     }
 }
 
@@ -252,12 +250,11 @@ impl quic::RecvStream for Receiving {
     ) -> Poll<Result<Option<Bytes>, StreamErrorIncoming>> {
         let mut buffer = [0; READ];
         let read = ready!(self.stream.poll_read(context, &mut buffer)).map_err(read_error)?;
-        let Some(left) = self.left.checked_sub(read) else {
+        if !self.allowance.take(read, now()) {
             let code = Code::H3_EXCESSIVE_LOAD.value();
             let _ = self.stream.stop(code_of(code));
             return Poll::Ready(Err(StreamErrorIncoming::StreamTerminated { error_code: code }));
-        };
-        self.left = left;
+        }
         let bytes = buffer.get(..read).filter(|bytes| !bytes.is_empty());
         Poll::Ready(Ok(bytes.map(Bytes::copy_from_slice)))
     }

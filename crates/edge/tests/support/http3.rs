@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use h3::client::{RequestStream, SendRequest};
+use h3::error::{Code, StreamError};
 use h3_quinn::{BidiStream, OpenStreams};
 use http::{Method, Request};
 use quinn::crypto::rustls::QuicClientConfig;
@@ -72,8 +73,11 @@ impl Http3 {
             request = request.header(*name, *value);
         }
         let mut stream = self.sender.send_request(request.body(()).unwrap()).await?;
-        stream.finish().await?;
-        Ok(stream)
+        match stream.finish().await {
+            // The edge was quicker: it wants no body, and says so at once.
+            Err(StreamError::RemoteTerminate { code: Code::H3_NO_ERROR, .. }) => Ok(stream),
+            finished => finished.map(|()| stream),
+        }
     }
 
     pub async fn ask(
