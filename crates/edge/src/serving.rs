@@ -1,7 +1,7 @@
 //! The connections of viewers over TCP: HTTP/1.1 and HTTP/2 on one port, by
 //! hyper without a framework.
 //!
-//! Here is what ends a connection; who may come at all is `gate.rs`, whether an
+//! Here is what ends a connection; who may come at all is `daemon/src/gate.rs`, whether an
 //! HTTP/2 peer takes its answers `taking.rs`, what is answered `http.rs`.
 
 use std::convert::Infallible;
