@@ -10,12 +10,14 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use spyglass_daemon::Shutdown;
 use spyglass_media::{BroadcastId, UserId, UtcTime, ViewerId};
 use spyglass_store::bus::Received;
+use tokio::sync::Notify;
 use tracing::warn;
 
 use crate::panel::Panel;
@@ -26,6 +28,10 @@ const SUBJECT: &str = "admitted";
 
 /// Viewers remembered; the oldest are forgotten first.
 const REMEMBERED: usize = 200_000;
+
+/// How long a join at another control may be on its way here when its seat is
+/// known already.
+const ON_ITS_WAY: Duration = Duration::from_millis(500);
 
 type Name = (BroadcastId, ViewerId);
 
@@ -48,7 +54,11 @@ impl Who {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct Joined(Mutex<Inner>);
+pub struct Joined {
+    inner: Mutex<Inner>,
+    /// Somebody more is remembered.
+    news: Notify,
+}
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -59,7 +69,7 @@ struct Inner {
 impl Joined {
     /// This viewer was admitted.
     pub fn put(&self, name: Name, who: Who) {
-        let mut inner = self.0.lock();
+        let mut inner = self.inner.lock();
         match inner.known.get_mut(&name) {
             Some(known) => *known = who.or(*known),
             None => {
@@ -71,17 +81,19 @@ impl Joined {
             let oldest = inner.order.pop_front();
             oldest.and_then(|oldest| inner.known.remove(&oldest));
         }
+        drop(inner);
+        self.news.notify_waiters();
     }
 
     /// Who this viewer is, if that is remembered.
     pub fn get(&self, name: Name) -> Option<Who> {
-        self.0.lock().known.get(&name).copied()
+        self.inner.lock().known.get(&name).copied()
     }
 
     /// The viewers that one user became in a broadcast, those whose tokens live
     /// longest first.
     pub fn of_user(&self, broadcast: BroadcastId, user: UserId) -> Vec<(ViewerId, Who)> {
-        let inner = self.0.lock();
+        let inner = self.inner.lock();
         let is_one = |((of, _), who): &(&Name, &Who)| *of == broadcast && who.user == Some(user);
         let found = inner.known.iter().filter(is_one);
         let mut found: Vec<_> = found.map(|((_, viewer), who)| (*viewer, *who)).collect();
@@ -132,8 +144,23 @@ pub async fn find(panel: &Panel, name: Name) -> Result<Option<Who>, store::Error
         (Some(known), past) => Ok(Some(known.or(past.unwrap_or_default()))),
         (None, Some(past)) => Ok(Some(past)),
         (None, None) => {
-            let sits = panel.seats.holds(name.0, name.1).await?;
-            Ok(sits.then(Who::default))
+            if !panel.seats.holds(name.0, name.1).await? {
+                return Ok(None);
+            }
+            // It joined at another control, which has said so before it answered.
+            let heard = tokio::time::timeout(ON_ITS_WAY, hear(panel, name)).await;
+            Ok(Some(heard.unwrap_or_default()))
+        }
+    }
+}
+
+/// Waits until this viewer is known.
+async fn hear(panel: &Panel, name: Name) -> Who {
+    loop {
+        let news = panel.joined.news.notified();
+        match who(panel, name) {
+            Some(who) => return who,
+            None => news.await,
         }
     }
 }
