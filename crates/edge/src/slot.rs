@@ -429,6 +429,12 @@ impl<L: Clone> Slot<L> {
         Filled::Stored
     }
 
+    /// What is under way, if anything is, will not be waited for: whoever waits
+    /// must be woken, and the next poll fetches.
+    pub fn abandon(&mut self) -> bool {
+        self.fetch.take().is_some()
+    }
+
     /// A fetch brought nothing. Whoever waits must be woken.
     pub fn on_failed(&mut self, now: Instant, id: FetchId) {
         if self.fetch.is_some_and(|fetch| fetch.id == id) {

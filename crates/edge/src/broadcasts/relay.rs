@@ -109,7 +109,13 @@ impl Broadcasts {
             relayed.held = relayed.held.max(held);
             news && held > broadcast.slot.lock().held().map(|held| (held.version, held.position))
         };
+        let through = || broadcast.route().is_some_and(|route| route.gateway().is_some());
+        let before = through();
         self.reroute(&broadcast);
+        // Two edges that were sent to each other would each wait for the other.
+        if before && !through() && broadcast.slot.lock().abandon() {
+            broadcast.wake();
+        }
         let declare = broadcast.slot.lock().on_viewer(now);
         self.declare(&broadcast, declare || news);
         Ok(broadcast)

@@ -149,6 +149,18 @@ fn a_failed_fetch_is_tried_again_by_those_who_wait() {
 }
 
 #[test]
+fn what_was_abandoned_is_fetched_anew_and_thrown_away_when_it_comes() {
+    let now = Instant::now();
+    let mut slot = slot(now);
+    assert!(!slot.abandon(), "nothing is under way");
+    let first = slot.on_poll(now, now).fetch.unwrap();
+    assert!(slot.abandon());
+    let second = slot.on_poll(now, now).fetch.expect("another");
+    assert_eq!(slot.on_filled(now, first.id, meta(1), 1), Filled::Abandoned);
+    assert_eq!(slot.on_filled(now, second.id, meta(1), 1), Filled::Stored);
+}
+
+#[test]
 fn a_fetch_that_never_ends_is_given_up() {
     let now = Instant::now();
     let mut slot = holding(now, 1);
