@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use hyper::Method;
 use serde_json::{Value, json};
+use spyglass_tests::eventually;
 use spyglass_tests::several::Several;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -48,13 +49,19 @@ async fn webhooks_outlive_their_control() {
     let first = system.create(0, "before").await;
     told_of(&mut messages, &first.id).await;
 
-    let mut delivers = Vec::new();
-    for n in 0..2 {
-        let metrics = system.client.get(&system.url(n, "/metrics")).await.expect(200).text();
-        let mut lines = metrics.lines().filter(|it| it.starts_with("spyglass_control_webhooks"));
-        delivers.push(lines.any(|it| it.contains("\"delivered\"") && !it.ends_with(" 0")));
-    }
-    let holder = delivers.iter().position(|delivers| *delivers).expect("one of them delivers");
+    // Counted once the receiver's answer is there, which is a moment later.
+    let holder = eventually("one of them delivers", Duration::from_secs(10), || async {
+        for n in 0..2 {
+            let metrics = system.client.get(&system.url(n, "/metrics")).await.expect(200).text();
+            let mut lines =
+                metrics.lines().filter(|it| it.starts_with("spyglass_control_webhooks"));
+            if lines.any(|it| it.contains("\"delivered\"") && !it.ends_with(" 0")) {
+                return Some(n);
+            }
+        }
+        None
+    })
+    .await;
     system.controls[holder].kill();
     let other = 1 - holder;
     let after = system.create(other, "after").await;
