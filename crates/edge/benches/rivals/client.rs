@@ -1,18 +1,20 @@
-//! Clients that cost little: raw HTTP/1.1 on connections that are kept, so that
-//! what is measured is the server.
+//! Clients that cost little, so that what is measured is the server: raw
+//! HTTP/1.1 on connections that are kept, one `epoll`, one buffer, no runtime.
 
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::mem::MaybeUninit;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use socket2::SockRef;
-use tokio::io::Interest;
-use tokio::net::TcpStream;
 
 /// Of one read that throws away what it reads.
 const GULP: usize = 1 << 20;
+
+/// Of one read that looks at it; lists and their headers fit.
+const SIP: usize = 1 << 14;
 
 /// No answer takes longer.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -22,132 +24,137 @@ pub fn get(path: &str) -> Bytes {
     Bytes::from(format!("GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n"))
 }
 
-/// An answer.
-#[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub length: usize,
-    /// Empty when it was thrown away.
-    pub body: Bytes,
-}
-
-/// A connection.
-#[derive(Debug)]
-pub struct Connection {
-    stream: TcpStream,
-    buffer: BytesMut,
-}
-
-impl Connection {
-    pub async fn open(address: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
-        Ok(Self { stream, buffer: BytesMut::new() })
-    }
-
-    /// Sends a request, which fits the socket's buffer.
-    pub fn send(&self, request: &[u8]) -> io::Result<()> {
-        match self.stream.try_write(request)? {
-            sent if sent == request.len() => Ok(()),
-            _ => Err(io::ErrorKind::WriteZero.into()),
-        }
-    }
-
-    /// The answer, whole. `keep`: its body too, else the kernel throws it away
-    /// and no copy is made.
-    pub async fn answer(&mut self, keep: bool) -> io::Result<Answer> {
-        tokio::time::timeout(PATIENCE, self.read(keep)).await?
-    }
-
-    async fn read(&mut self, keep: bool) -> io::Result<Answer> {
-        let head = loop {
-            if let Some(end) = find(&self.buffer, b"\r\n\r\n") {
-                break self.buffer.split_to(end + 4);
-            }
-            self.fill(4 * 1024).await?;
-        };
-        let bad = || io::Error::new(io::ErrorKind::InvalidData, "no HTTP/1.1 answer");
-        let text = std::str::from_utf8(&head).map_err(|_| bad())?;
-        let status = text.get(9..12).and_then(|it| it.parse().ok()).ok_or_else(bad)?;
-        let length = text.lines().find_map(|line| {
-            let (name, value) = line.split_once(':')?;
-            name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse().ok())?
-        });
-        let length: usize = length.ok_or_else(bad)?;
-        if !keep {
-            let here = self.buffer.len().min(length);
-            let _ = self.buffer.split_to(here);
-            self.skip(length - here).await?;
-            return Ok(Answer { status, length, body: Bytes::new() });
-        }
-        while self.buffer.len() < length {
-            self.fill(length - self.buffer.len()).await?;
-        }
-        Ok(Answer { status, length, body: self.buffer.split_to(length).freeze() })
-    }
-
-    async fn fill(&mut self, room: usize) -> io::Result<()> {
-        loop {
-            self.stream.readable().await?;
-            self.buffer.reserve(room);
-            match self.stream.try_read_buf(&mut self.buffer) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(_) => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    async fn skip(&mut self, mut left: usize) -> io::Result<()> {
-        while left > 0 {
-            self.stream.readable().await?;
-            let gulp = left.min(GULP);
-            let skipped = self.stream.try_io(Interest::READABLE, || discard(&self.stream, gulp));
-            match skipped {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(count) => left -= count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Reads without copying (tcp(7), MSG_TRUNC).
-fn discard(stream: &TcpStream, count: usize) -> io::Result<usize> {
-    thread_local! {
-        static NOWHERE: std::cell::RefCell<Vec<MaybeUninit<u8>>> =
-            std::cell::RefCell::new(vec![MaybeUninit::uninit(); GULP]);
-    }
-    const MSG_TRUNC: i32 = 0x20;
-    NOWHERE.with_borrow_mut(|nowhere| {
-        SockRef::from(stream).recv_with_flags(&mut nowhere[..count], MSG_TRUNC)
-    })
-}
-
-fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
-    text.windows(wanted.len()).position(|window| window == wanted)
-}
-
 /// What an answer must be.
 #[derive(Clone, Debug)]
 pub enum Expected {
     /// These bytes.
     Body(Bytes),
-    /// So many, whichever.
+    /// So many, whichever; the kernel throws them away and no copy is made.
     Length(usize),
+    /// Whatever it is.
+    Any,
 }
 
-/// Connections that ask at the same moment.
+/// What an answer was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Judged {
+    Expected,
+    Other,
+    /// No answer, or a refusal.
+    Failed,
+}
+
+/// A connection, and what it has got of its answer.
 #[derive(Debug)]
+struct Connection {
+    stream: TcpStream,
+    /// The beginning, when it did not come in one piece.
+    begun: Vec<u8>,
+    /// What is left of a body that nobody looks at, and what it will have been.
+    rest: Option<(usize, Judged)>,
+}
+
+impl Connection {
+    fn open(address: SocketAddr) -> io::Result<Self> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        stream.set_nonblocking(true)?;
+        Ok(Self { stream, begun: Vec::new(), rest: None })
+    }
+
+    /// Sends a request, which fits the socket's buffer.
+    fn send(&self, request: &[u8]) {
+        let sent = (&self.stream).write(request).expect("a request is sent");
+        assert_eq!(sent, request.len(), "a request fits the socket");
+    }
+
+    /// The socket can be read: the answer, when this is its end.
+    fn on_readable(&mut self, scratch: &mut Scratch, expected: &Expected) -> Option<Judged> {
+        match self.read(scratch, expected) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            read => read.unwrap_or(Some(Judged::Failed)),
+        }
+    }
+
+    fn read(&mut self, scratch: &mut Scratch, expected: &Expected) -> io::Result<Option<Judged>> {
+        if let Some((left, judged)) = self.rest {
+            let skipped = discard(&self.stream, &mut scratch.nowhere[..left.min(GULP)])?;
+            self.rest = (skipped < left).then_some((left - skipped, judged));
+            return Ok(self.rest.is_none().then_some(judged));
+        }
+        let count = match (&self.stream).read(&mut scratch.sip)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            count => count,
+        };
+        let come = match self.begun.is_empty() {
+            true => &scratch.sip[..count],
+            false => {
+                self.begun.extend_from_slice(&scratch.sip[..count]);
+                &self.begun
+            }
+        };
+        let mut judged = None;
+        if let Some((status, length, begins)) = head(come)? {
+            let body = &come[begins..];
+            let what = match expected {
+                _ if status != 200 => Judged::Failed,
+                Expected::Body(expected) if body != expected => Judged::Other,
+                Expected::Length(expected) if length != *expected => Judged::Other,
+                _ => Judged::Expected,
+            };
+            match expected {
+                _ if body.len() >= length => judged = Some(what),
+                Expected::Length(_) => self.rest = Some((length - body.len(), what)),
+                _ => {}
+            }
+        }
+        match judged.is_some() || self.rest.is_some() {
+            true => self.begun.clear(),
+            false if self.begun.is_empty() => self.begun.extend_from_slice(&scratch.sip[..count]),
+            false => {}
+        }
+        Ok(judged)
+    }
+}
+
+/// Status, length of the body, and where it begins; nothing while the header
+/// has not come whole.
+fn head(come: &[u8]) -> io::Result<Option<(u16, usize, usize)>> {
+    let bad = || io::Error::new(io::ErrorKind::InvalidData, "no HTTP/1.1 answer");
+    let mut fields = [httparse::EMPTY_HEADER; 32];
+    let mut answer = httparse::Response::new(&mut fields);
+    let httparse::Status::Complete(end) = answer.parse(come).map_err(|_| bad())? else {
+        return Ok(None);
+    };
+    let length = answer.headers.iter().find(|it| it.name.eq_ignore_ascii_case("content-length"));
+    let length = length.and_then(|it| std::str::from_utf8(it.value).ok()?.parse().ok());
+    Ok(Some((answer.code.ok_or_else(bad)?, length.ok_or_else(bad)?, end)))
+}
+
+/// Reads without copying (tcp(7), MSG_TRUNC).
+fn discard(stream: &TcpStream, nowhere: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
+    const MSG_TRUNC: i32 = 0x20;
+    match SockRef::from(stream).recv_with_flags(nowhere, MSG_TRUNC)? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        count => Ok(count),
+    }
+}
+
+/// Where all connections read to.
+struct Scratch {
+    sip: Vec<u8>,
+    nowhere: Vec<MaybeUninit<u8>>,
+}
+
+/// Connections that ask at the same moment. It blocks its thread.
 pub struct Herd {
     connections: Vec<Connection>,
+    epoll: Epoll,
+    scratch: Scratch,
 }
 
 /// What they got.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Burst {
     /// From the moment on which all were due to each one's last byte, sorted.
     pub delays: Vec<Duration>,
@@ -158,70 +165,101 @@ pub struct Burst {
 }
 
 impl Herd {
+    /// So many connections.
+    pub fn connect(address: SocketAddr, count: usize) -> Self {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).expect("epoll");
+        let scratch = Scratch { sip: vec![0; SIP], nowhere: vec![MaybeUninit::uninit(); GULP] };
+        let connections = (0..count).map(|which| {
+            let connection = Connection::open(address).expect("a connection");
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, which as u64);
+            epoll.add(&connection.stream, event).expect("epoll");
+            connection
+        });
+        Self { connections: connections.collect(), epoll, scratch }
+    }
+
     /// So many; each has asked once for `path` already.
-    pub async fn open(address: SocketAddr, count: usize, path: &str) -> Self {
-        let mut connections = Vec::with_capacity(count);
-        for _ in 0..count {
-            let mut connection = Connection::open(address).await.expect("a connection");
-            connection.send(&get(path)).expect("a request");
-            connection.answer(true).await.expect("an answer");
-            connections.push(connection);
-        }
-        Self { connections }
+    pub fn open(address: SocketAddr, count: usize, path: &str) -> Self {
+        let mut herd = Self::connect(address, count);
+        let burst = herd.ask(path, &Expected::Any);
+        assert_eq!(burst.delays.len(), count, "{path} is there");
+        herd
     }
 
     /// All ask now. An answer with another body than expected is old.
-    pub async fn ask(&mut self, path: &str, expected: &Expected) -> Burst {
+    pub fn ask(&mut self, path: &str, expected: &Expected) -> Burst {
         let request = get(path);
         let due = self.send(&request);
-        self.collect(due, expected).await
+        self.collect(due, expected)
     }
 
     /// All send now, and nobody reads yet; when that began.
-    pub fn send(&mut self, request: &[u8]) -> Instant {
+    pub fn send(&self, request: &[u8]) -> Instant {
         let due = Instant::now();
         for connection in &self.connections {
-            connection.send(request).expect("a request fits the socket");
+            connection.send(request);
         }
         due
     }
 
     /// All answers, timed from `due`.
-    pub async fn collect(&mut self, due: Instant, expected: &Expected) -> Burst {
-        let tasks: Vec<_> = std::mem::take(&mut self.connections)
-            .into_iter()
-            .map(|mut connection| {
-                let expected = expected.clone();
-                tokio::spawn(async move {
-                    let keep = matches!(expected, Expected::Body(_));
-                    let answer = connection.answer(keep).await;
-                    let took = due.elapsed();
-                    let good = match (answer, expected) {
-                        (Ok(answer), Expected::Body(body)) if answer.status == 200 => {
-                            Some(answer.body == body)
-                        }
-                        (Ok(answer), Expected::Length(length)) if answer.status == 200 => {
-                            Some(answer.length == length)
-                        }
-                        _ => None,
-                    };
-                    (connection, took, good)
-                })
-            })
-            .collect();
-        let mut burst = Burst { delays: Vec::new(), old: 0, failed: 0 };
-        for task in tasks {
-            let (connection, took, good) = task.await.unwrap();
-            match good {
-                Some(good) => {
-                    burst.delays.push(took);
-                    burst.old += usize::from(!good);
+    pub fn collect(&mut self, due: Instant, expected: &Expected) -> Burst {
+        let mut burst = Burst::default();
+        self.answers(due + PATIENCE, expected, |_, judged| {
+            match judged {
+                Judged::Failed => burst.failed += 1,
+                judged => {
+                    burst.delays.push(due.elapsed());
+                    burst.old += usize::from(judged == Judged::Other);
                 }
-                None => burst.failed += 1,
             }
-            self.connections.push(connection);
-        }
+            false
+        });
+        burst.failed += self.connections.len() - burst.failed - burst.delays.len();
         burst.delays.sort_unstable();
         burst
+    }
+
+    /// Each asks, again and again until then, for a body of this length; how
+    /// many bodies came.
+    pub fn pull(&mut self, path: &str, length: usize, until: Instant) -> u64 {
+        let (request, mut count) = (get(path), 0);
+        self.send(&request);
+        self.answers(until + PATIENCE, &Expected::Length(length), |connection, judged| {
+            assert_eq!(judged, Judged::Expected, "an answer of {length} bytes");
+            count += 1;
+            let again = Instant::now() < until;
+            if again {
+                connection.send(&request);
+            }
+            again
+        });
+        count
+    }
+
+    /// Tells of each answer until then, at the longest until every connection
+    /// has had its last, which is when `told` says that it does not go on.
+    fn answers(
+        &mut self,
+        until: Instant,
+        expected: &Expected,
+        mut told: impl FnMut(&Connection, Judged) -> bool,
+    ) {
+        let mut events = vec![EpollEvent::empty(); 1_024];
+        let mut open = self.connections.len();
+        while open > 0 {
+            if Instant::now() >= until {
+                return;
+            }
+            // It never sleeps: to wake it would be the server's work, where a
+            // viewer on a machine of its own costs the server nothing.
+            let count = self.epoll.wait(&mut events, EpollTimeout::ZERO).expect("epoll");
+            for event in &events[..count] {
+                let connection = &mut self.connections[event.data() as usize];
+                if let Some(judged) = connection.on_readable(&mut self.scratch, expected) {
+                    open -= usize::from(!told(connection, judged));
+                }
+            }
+        }
     }
 }

@@ -8,7 +8,7 @@ use spyglass_media::{BroadcastId, Resource};
 use crate::client::{Burst, Expected, Herd};
 use crate::report::{Series, Table, quantile};
 use crate::servers::{Server, Servers};
-use crate::upstream::{Upstream, path};
+use crate::upstream::{CHUNK, Upstream, path};
 
 /// How far the upstream is.
 const AWAY: Duration = Duration::from_millis(50);
@@ -67,46 +67,50 @@ pub async fn run(
     (0..rounds).for_each(|round| upstream.begin(broadcast(1 + round as u8)));
     let mut herds = Vec::new();
     for server in servers.all() {
-        herds.push(Herd::open(server.address, viewers, &known).await);
+        herds.push(Herd::open(server.address, viewers, &known));
     }
     for round in 0..rounds {
         let id = broadcast(1 + round as u8);
         let list = path(id, Resource::Chunklist);
         let text = Expected::Body(upstream.close(id, 10));
         for (which, server) in turns(servers, round) {
-            ask(upstream, server, &mut herds[which], &list, &text, &mut cold[which]).await;
+            ask(servers, upstream, server, &mut herds[which], &list, &text, &mut cold[which]).await;
         }
         upstream.of_interest(id).await;
         let text = Expected::Body(upstream.close(id, 11));
         tokio::time::sleep(EXPIRES).await;
         for (which, server) in turns(servers, round) {
-            ask(upstream, server, &mut herds[which], &list, &text, &mut expired[which]).await;
+            ask(servers, upstream, server, &mut herds[which], &list, &text, &mut expired[which])
+                .await;
         }
     }
     drop(herds);
     for round in 0..rounds {
         let id = broadcast(1 + round as u8);
         for (which, server) in turns(servers, round) {
-            let mut herd = Herd::open(server.address, FOR_A_CHUNK, &known).await;
+            servers.turn(server).await;
+            let mut herd = Herd::open(server.address, FOR_A_CHUNK, &known);
             let path = path(id, Resource::Chunk { epoch: 1, sequence: 11 });
-            let length = Expected::Length(430 * 1024);
-            ask(upstream, server, &mut herd, &path, &length, &mut chunk[which]).await;
+            let length = Expected::Length(CHUNK);
+            ask(servers, upstream, server, &mut herd, &path, &length, &mut chunk[which]).await;
         }
     }
     for round in 0..rounds.div_ceil(2) {
         for (which, server) in turns(servers, round) {
             let id = broadcast(1 + round as u8);
             let list = path(id, Resource::Chunklist);
-            let mut herd = Herd::open(server.address, many, &list).await;
+            servers.turn(server).await;
+            let mut herd = Herd::open(server.address, many, &list);
             let text = Expected::Body(upstream.close(id, 20 + (5 * round + which) as u64));
             tokio::time::sleep(EXPIRES).await;
-            ask(upstream, server, &mut herd, &list, &text, &mut crowd[which]).await;
+            ask(servers, upstream, server, &mut herd, &list, &text, &mut crowd[which]).await;
         }
     }
+    servers.all_turn();
     let how = format!(
         "The upstream answers after {} ms; all requests are due at one moment, on connections that \
          are open, and each one's delay counts from there to its last byte. Cold: never asked for. \
-         Expired: a new version came out {:.1} s before, and `max-age=1` is over. Old: an answer \
+         Expired: a new version came out at least {:.1} s before, and `max-age=1` is over. Old: an answer \
          with the former version. {rounds} rounds, servers in turns; ms, median of the rounds' \
          quantiles (least to greatest). nginx's two ways are one process, and so are Varnish's.",
         AWAY.as_millis(),
@@ -147,6 +151,7 @@ fn turns(servers: &Servers, round: usize) -> impl Iterator<Item = (usize, &Serve
 }
 
 async fn ask(
+    servers: &Servers,
     upstream: &Upstream,
     server: &Server,
     herd: &mut Herd,
@@ -154,9 +159,10 @@ async fn ask(
     expected: &Expected,
     found: &mut Found,
 ) {
+    servers.turn(server).await;
     upstream.delay(AWAY);
     let before = upstream.fetches();
-    let burst = herd.ask(path, expected).await;
+    let burst = herd.ask(path, expected);
     // What a server fetches behind the answers counts too.
     tokio::time::sleep(2 * AWAY).await;
     let after = upstream.fetches();

@@ -1,19 +1,16 @@
 //! How much a hit costs: a list and a chunk that are in the cache, on
 //! connections that are kept.
 
-use std::cell::Cell;
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use spyglass_media::{BroadcastId, Resource};
 use tokio::process::Command;
 
-use crate::client::{Connection, get};
+use crate::client::Herd;
 use crate::machine;
 use crate::report::{Series, Table};
 use crate::servers::{Server, Servers};
-use crate::upstream::{Upstream, path};
+use crate::upstream::{CHUNK, Upstream, path};
 
 /// Connections that ask for the list.
 const LISTS: usize = 64;
@@ -39,8 +36,8 @@ pub async fn run(servers: &Servers, upstream: &Upstream, rounds: usize, turn: Du
     let each = servers.each();
     let mut found: [Found; 3] = Default::default();
     for server in each {
-        pull(server, &list, 1, Duration::from_millis(50)).await;
-        pull(server, &chunk, 1, Duration::from_millis(50)).await;
+        drop(Herd::open(server.address, 1, &list));
+        drop(Herd::open(server.address, 1, &chunk));
     }
     for round in 0..rounds {
         for place in 0..each.len() {
@@ -49,7 +46,7 @@ pub async fn run(servers: &Servers, upstream: &Upstream, rounds: usize, turn: Du
             let (count, seconds, cpu) = wrk(server, &list, turn).await;
             found.lists.push(count / seconds / 1e3);
             found.lists_per_cpu.push(count / cpu / 1e3);
-            let (bytes, seconds, cpu) = pull(server, &chunk, CHUNKS, turn).await;
+            let (bytes, seconds, cpu) = pull(server, &chunk, CHUNKS, turn);
             found.chunks.push(bytes / seconds / 1e9);
             found.chunks_per_cpu.push(bytes / cpu / 1e9);
         }
@@ -102,29 +99,10 @@ async fn wrk(server: &Server, path: &str, turn: Duration) -> (f64, f64, f64) {
 }
 
 /// Bytes of bodies, seconds, and the server's CPU seconds.
-async fn pull(server: &Server, path: &str, connections: usize, turn: Duration) -> (f64, f64, f64) {
-    let request = get(path);
-    let mut open = Vec::new();
-    for _ in 0..connections {
-        open.push(Connection::open(server.address).await.expect("a connection"));
-    }
-    let bytes = Rc::new(Cell::new(0));
+fn pull(server: &Server, path: &str, connections: usize, turn: Duration) -> (f64, f64, f64) {
+    let mut herd = Herd::connect(server.address, connections);
     let (began, before) = (Instant::now(), machine::cpu(server.pid));
-    let local = tokio::task::LocalSet::new();
-    let until = began + turn;
-    for connection in open {
-        local.spawn_local(ask(connection, request.clone(), until, Rc::clone(&bytes)));
-    }
-    local.await;
+    let count = herd.pull(path, CHUNK, began + turn);
     let cpu = (machine::cpu(server.pid) - before).as_secs_f64();
-    (bytes.get() as f64, began.elapsed().as_secs_f64(), cpu)
-}
-
-async fn ask(mut connection: Connection, request: Bytes, until: Instant, bytes: Rc<Cell<u64>>) {
-    while Instant::now() < until {
-        connection.send(&request).expect("a request");
-        let answer = connection.answer(false).await.expect("an answer");
-        assert_eq!(answer.status, 200);
-        bytes.set(bytes.get() + answer.length as u64);
-    }
+    (count as f64 * CHUNK as f64, began.elapsed().as_secs_f64(), cpu)
 }

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
@@ -43,6 +45,7 @@ pub struct Servers {
 
 impl Drop for Servers {
     fn drop(&mut self) {
+        self.all_turn();
         for process in &mut self.processes {
             // SIGTERM, so that their children go too; then whatever is left.
             let pid = process.id().to_string();
@@ -86,6 +89,24 @@ impl Servers {
     /// One of each kind, for what they do alike.
     pub fn each(&self) -> [&Server; 3] {
         [&self.spyglass, &self.nginx, &self.varnish]
+    }
+
+    /// This one has its turn: the rivals rest meanwhile, so that what they do
+    /// by themselves, on the same core, is nobody else's delay.
+    pub async fn turn(&self, server: &Server) {
+        for other in [&self.nginx, &self.varnish] {
+            let signal = if other.pid == server.pid { Signal::SIGCONT } else { Signal::SIGSTOP };
+            kill(Pid::from_raw(other.pid as i32), signal).expect("a signal");
+        }
+        // Some have hundreds of threads, each of which runs once more to stop.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+
+    /// All run again.
+    pub fn all_turn(&self) {
+        for other in [&self.nginx, &self.varnish] {
+            kill(Pid::from_raw(other.pid as i32), Signal::SIGCONT).expect("a signal");
+        }
     }
 
     /// Every way of expiring.

@@ -16,13 +16,16 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use spyglass_media::{BroadcastId, Position, Resource};
 
-use crate::support::{Control, Origin, Process};
+use crate::support::{Control, Origin, Process, exactly};
 
 /// Target duration of every broadcast here.
 pub const TARGET: Duration = Duration::from_secs(3);
 
 /// Chunks in a list.
 const WINDOW: u64 = 6;
+
+/// Bytes of a chunk: 3 s of 1.15 Mbit/s.
+pub const CHUNK: usize = 430 * 1024;
 
 /// Parts of a chunk, where there are parts.
 pub const PARTS: u32 = 15;
@@ -37,11 +40,11 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// Whose chunks are of about this many bytes: 3 s of 1.15 Mbit/s.
+    /// Nothing is live.
     pub async fn start() -> Self {
         let grpc = Origin::start().await;
         let control = Control::start(&[&grpc]).await;
-        let noise = (0u32..430 * 1024).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8);
+        let noise = (0..CHUNK as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8);
         let chunk: Bytes = noise.collect();
         let part = chunk.slice(..chunk.len() / PARTS as usize);
         Self { control, grpc, http: Twin::start(), chunk, part }
@@ -207,7 +210,7 @@ async fn answer(
         script.fetches += 1;
         script.delay
     };
-    tokio::time::sleep(delay).await;
+    exactly(delay).await;
     let object = script.lock().objects.get(request.uri().path()).cloned();
     let builder = Response::builder();
     Ok(match object {

@@ -9,7 +9,7 @@ use crate::client::{Expected, Herd, get};
 use crate::machine;
 use crate::report::{Series, Table, quantile};
 use crate::servers::Servers;
-use crate::upstream::{PARTS, Upstream, path};
+use crate::upstream::{CHUNK, PARTS, Upstream, path};
 
 /// Time for requests to arrive and to be waiting.
 const SETTLES: Duration = Duration::from_millis(700);
@@ -27,7 +27,7 @@ pub async fn run(servers: &Servers, upstream: &Upstream, waiters: usize, viewers
     let list = path(id, Resource::Chunklist);
 
     let before = machine::resident(edge.pid);
-    let mut herd = Herd::open(edge.address, waiters, &list).await;
+    let mut herd = Herd::open(edge.address, waiters, &list);
     upstream.of_interest(id).await;
     let idle = machine::resident(edge.pid);
     let mut last = Series::default();
@@ -41,7 +41,7 @@ pub async fn run(servers: &Servers, upstream: &Upstream, waiters: usize, viewers
         let fetched = upstream.fetches().0;
         let due = std::time::Instant::now();
         let text = Expected::Body(upstream.advance(id, 10, part));
-        let burst = herd.collect(due, &text).await;
+        let burst = herd.collect(due, &text);
         assert_eq!((burst.old, burst.failed), (0, 0), "waiters are answered with what they await");
         median.push(quantile(&burst.delays, 0.5));
         last.push(quantile(&burst.delays, 1.0));
@@ -73,7 +73,7 @@ pub async fn run(servers: &Servers, upstream: &Upstream, waiters: usize, viewers
     let columns = ["what", "answers", "p50", "p95", "p99", "longest"];
     let mut table = Table::new("Polling delay of blocking viewers", &how, &columns);
     for (what, parts) in [("list, `_HLS_msn` and `_HLS_part`", false), ("part, hinted", true)] {
-        let mut herd = Herd::open(edge.address, viewers, &list).await;
+        let mut herd = Herd::open(edge.address, viewers, &list);
         let mut delays = Vec::new();
         // Where the list stands, the parts before included.
         let from = if parts { 6 + NOTICES } else { 6 };
@@ -89,10 +89,10 @@ pub async fn run(servers: &Servers, upstream: &Upstream, waiters: usize, viewers
             let due = std::time::Instant::now();
             let text = upstream.advance(id, sequence, part);
             let expected = match parts {
-                true => Expected::Length(430 * 1024 / PARTS as usize),
+                true => Expected::Length(CHUNK / PARTS as usize),
                 false => Expected::Body(text),
             };
-            let burst = herd.collect(due, &expected).await;
+            let burst = herd.collect(due, &expected);
             assert_eq!((burst.old, burst.failed), (0, 0), "viewers get what they wait for");
             delays.extend(burst.delays);
         }

@@ -10,15 +10,19 @@ pub mod origin;
 pub mod site;
 
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use parking_lot::Mutex;
 use spyglass_daemon::{Secret, Shutdown, now_utc};
 use spyglass_edge::{Config, Edge};
 use spyglass_media::{BroadcastId, ViewerId};
 use spyglass_token::{Grant, SigningKey, WatchGrant};
 use tempfile::TempDir;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
@@ -227,4 +231,18 @@ async fn start_edge(
     };
     tokio::time::timeout(Duration::from_secs(10), ready).await.expect("ready");
     (address, https, shutdown, running)
+}
+
+/// Sleeps for this long, where the runtime's timers go in whole milliseconds
+/// and round up.
+pub async fn exactly(delay: Duration) {
+    if delay.is_zero() {
+        return;
+    }
+    let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK).unwrap();
+    timer.set(Expiration::OneShot(delay.into()), TimerSetTimeFlags::empty()).unwrap();
+    // What takes its place needs `unsafe`; nobody else has this descriptor.
+    #[expect(deprecated)]
+    let timer = AsyncFd::with_interest(OwnedFd::from(timer), Interest::READABLE).unwrap();
+    let _ = timer.readable().await.unwrap();
 }

@@ -23,7 +23,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::control::origin_node;
-use super::{KEY, Process};
+use super::{KEY, Process, exactly};
 
 /// How fetches go wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -584,7 +584,7 @@ impl Upstream for Origin {
             let script = self.script.lock();
             (script.fault, script.delay)
         };
-        tokio::time::sleep(delay).await;
+        exactly(delay).await;
         let answers = match fault {
             Fault::Hang => std::future::pending().await,
             Fault::Unavailable => return Err(Status::unavailable("a fault")),
