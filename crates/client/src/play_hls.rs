@@ -2,8 +2,9 @@
 //! sequence, tells when each arrived and when it was captured.
 //!
 //! `list` reads playlists, `follow` decides; this file asks. Playing, i.e. what
-//! waits and what stalls, is [`crate::player`]. When an edge fails, the viewer
-//! goes on at the next one where it was: a sequence names the same bytes on all.
+//! waits and what stalls, is [`crate::player`]. When an edge fails, or steering
+//! names a better one (`steering`, `guide`), the viewer goes on there where it
+//! was: a sequence names the same bytes on all.
 //!
 //! Where the list offers parts and nothing else is wished, parts are played: the
 //! list is asked for by the part that comes next and the edge answers when it is
@@ -11,9 +12,12 @@
 //!
 //! Not implemented: encryption, byte ranges.
 
+mod event;
 mod follow;
+mod guide;
 mod list;
 mod parts;
+mod steering;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -21,10 +25,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{AGE, RETRY_AFTER};
 use http::{HeaderName, Uri};
-use spyglass_media::{MediaTime, UtcTime};
+use spyglass_media::UtcTime;
 use tokio::time::{Instant, sleep_until};
 
+pub use self::event::{Chunk, Event};
 use self::follow::{Follower, Next};
+use self::guide::Guide;
 use self::list::{List, Playlist, parse};
 use crate::http::{Answer, Ask, Http, problem_text};
 use crate::stamp::Init;
@@ -70,71 +76,6 @@ impl Config {
     }
 }
 
-/// What a viewer meets, in order of sequence.
-#[derive(Clone, Debug)]
-pub enum Event {
-    /// A chunk, whole.
-    Chunk(Chunk),
-    /// The list says that there is no media here (EXT-X-GAP).
-    Gap {
-        /// Its place.
-        sequence: u64,
-        /// How long nothing is there.
-        duration: Duration,
-    },
-    /// A chunk could not be had from any edge.
-    Missed {
-        /// Its place.
-        sequence: u64,
-    },
-    /// The broadcast is over and every chunk was handed out.
-    Ended,
-}
-
-/// A chunk that arrived, or a part of one.
-#[derive(Clone, Debug)]
-pub struct Chunk {
-    /// Its place.
-    pub sequence: u64,
-    /// Its place in its chunk, when it is a part.
-    pub part: Option<u32>,
-    /// It stands before the place where playing begins: the decoder needs it,
-    /// nobody sees it.
-    pub lead: bool,
-    /// On a clock that begins with the first chunk this viewer fetched.
-    pub start: MediaTime,
-    /// As the list says.
-    pub duration: Duration,
-    /// As the list says, or counted on from the last that it says.
-    pub date: Option<UtcTime>,
-    /// Time stamps begin anew here.
-    pub discontinuity: bool,
-    /// When its first video frame was captured, by the stamp in it.
-    pub captured: Option<UtcTime>,
-    /// It was listed while this viewer watched, rather than before it came; only
-    /// then does `listed` tell anything about delay.
-    pub fresh: bool,
-    /// When the list that named it was here: stamp (14) of the paper.
-    pub listed: UtcTime,
-    /// When it was asked for.
-    pub requested: UtcTime,
-    /// When it was here: stamp (15).
-    pub arrived: UtcTime,
-    /// The same by the clock that does not jump.
-    pub arrived_at: Instant,
-    /// How long it was on its way from the edge, without the wait for it there,
-    /// in microseconds.
-    pub last_mile_us: u32,
-    /// `moof` and `mdat`.
-    pub bytes: Bytes,
-    /// The init of its epoch, as served; empty when the list names none.
-    pub init: Bytes,
-    /// What the edge's cache said (RFC 9211).
-    pub cache_status: Option<String>,
-    /// Whole seconds the list had waited in the edge.
-    pub list_age: Option<u32>,
-}
-
 /// Media to hold before playing where there are no parts. The paper's app: 9 s.
 pub const PREBUFFER: Duration = Duration::from_secs(9);
 
@@ -157,6 +98,9 @@ pub struct HlsViewer {
     way: Way,
     /// The media playlist at the current edge, once known.
     media: Option<Uri>,
+    guide: Guide,
+    /// Something failed or changed: ask for the list as anybody does.
+    plain: bool,
     follower: Follower,
     queue: VecDeque<Next>,
     listed: UtcTime,
@@ -187,6 +131,8 @@ impl HlsViewer {
             edge: 0,
             way: Way::default(),
             media: None,
+            guide: Guide::default(),
+            plain: true,
             follower,
             queue: VecDeque::new(),
             listed: UtcTime::default(),
@@ -201,7 +147,7 @@ impl HlsViewer {
 
     /// The edge asked now, without the viewer's token.
     pub fn edge(&self) -> String {
-        self.edges.get(self.edge).map(url::shown).unwrap_or_default()
+        self.media.as_ref().or(self.edges.get(self.edge)).map(url::shown).unwrap_or_default()
     }
 
     /// How far behind the list's end to play, once that is known and when it is
@@ -219,6 +165,9 @@ impl HlsViewer {
     /// [`Config::patience`].
     pub async fn next(&mut self) -> Result<Event, Error> {
         loop {
+            if let Some(media) = self.guide.attend(&self.http) {
+                self.go_to(media);
+            }
             if let Some(next) = self.queue.front().cloned() {
                 let event = self.fetch(&next).await?;
                 self.queue.pop_front();
@@ -238,6 +187,7 @@ impl HlsViewer {
             Ok(list) => {
                 self.failures = 0;
                 self.failing_since = None;
+                let plain = std::mem::take(&mut self.plain);
                 let changed = list != self.last;
                 self.queue.extend(self.follower.on_list(&list));
                 let last = list.items.last().map(|item| item.duration);
@@ -245,7 +195,7 @@ impl HlsViewer {
                 let poll = self.config.poll;
                 // A request that waits paces itself.
                 self.due = match self.follower.awaits(&list) {
-                    Some(_) if changed => began,
+                    Some(_) if changed || plain => began,
                     _ => self
                         .follower
                         .next_poll(poll, began.into_std(), changed, last, random)
@@ -262,8 +212,7 @@ impl HlsViewer {
         let index = self.edges.get(self.edge).cloned().unwrap_or_default();
         let mut at = self.media.clone().unwrap_or_else(|| index.clone());
         // A multivariant playlist leads to the media playlist in one step.
-        // After a failure as anybody asks.
-        let wanted = self.media.is_some() && self.failures == 0;
+        let wanted = self.media.is_some() && !self.plain;
         let query = wanted.then(|| self.query()).flatten();
         for _ in 0..2 {
             let asked = match &query {
@@ -276,7 +225,11 @@ impl HlsViewer {
             })?;
             match parsed {
                 Playlist::Variants(uri) => {
-                    at = url::resolve(&answer.uri, &uri).map_err(Failure::from)?;
+                    let steered = self.guide.on_index(&answer.uri, &answer.body);
+                    at = match steered.map_err(Failure::from)? {
+                        Some(media) => media,
+                        None => url::resolve(&answer.uri, &uri).map_err(Failure::from)?,
+                    };
                 }
                 Playlist::Media(list) => {
                     self.listed = utc_now();
@@ -318,13 +271,35 @@ impl HlsViewer {
             }
         }
         self.failures += 1;
-        if self.failures.is_multiple_of(2) {
+        self.plain = true;
+        // Who does not answer at all is not asked twice while there are others.
+        let silent = failure.error.status().is_none();
+        let at_once = (silent || self.failures.is_multiple_of(2)) && self.next_pathway();
+        if !at_once && self.failures.is_multiple_of(2) {
             self.next_edge();
         }
-        let wait = failure.retry_after.unwrap_or(Duration::from_secs(1));
-        self.due = now + wait.clamp(Duration::from_millis(500), Duration::from_secs(10));
         tracing::debug!(error = %failure.error, edge = self.edge(), "chunklist not loaded");
+        let wait = failure.retry_after.unwrap_or(Duration::from_secs(1));
+        let wait = wait.clamp(Duration::from_millis(500), Duration::from_secs(10));
+        self.due = if at_once { now } else { now + wait };
         Ok(())
+    }
+
+    /// Plays on from here.
+    fn go_to(&mut self, media: Uri) {
+        tracing::debug!(edge = url::shown(&media), "going on from another edge");
+        self.way = Way::default();
+        self.media = Some(media);
+        self.plain = true;
+        self.due = Instant::now();
+    }
+
+    /// Leaves the pathway that failed, if one is left that did not.
+    fn next_pathway(&mut self) -> bool {
+        let next = self.guide.fail();
+        let moved = next.is_some();
+        next.into_iter().for_each(|media| self.go_to(media));
+        moved
     }
 
     fn next_edge(&mut self) {
@@ -332,6 +307,8 @@ impl HlsViewer {
             self.edge = (self.edge + 1) % self.edges.len();
             self.way = Way::default();
             self.media = None;
+        } else if let Some(media) = self.guide.around() {
+            self.go_to(media);
         }
     }
 
@@ -343,6 +320,7 @@ impl HlsViewer {
         for attempt in 0..CHUNK_TRIES {
             match self.fetch_once(next).await {
                 Ok((answer, captured)) => {
+                    self.guide.on_chunk(&answer);
                     return Ok(Event::Chunk(Chunk {
                         sequence: next.sequence,
                         part: next.part,
@@ -382,9 +360,15 @@ impl HlsViewer {
         Ok(Event::Missed { sequence: next.sequence })
     }
 
-    /// Turns to the next edge and learns its media playlist's address, which
-    /// chunks are named relative to.
+    /// Turns to the next pathway, or the next edge and learns its media playlist's
+    /// address, which chunks are named relative to.
     async fn other_edge(&mut self) {
+        if let Some(media) = self.guide.attend(&self.http) {
+            return self.go_to(media);
+        }
+        if self.next_pathway() {
+            return;
+        }
         if self.edges.len() > 1 {
             let (edge, media) = (self.edge, self.media.clone());
             self.next_edge();

@@ -31,5 +31,6 @@ mod the_console_shows_what_happens;
 mod the_demo_is_watchable;
 mod the_end_is_told;
 mod two_publishers_one_writer;
+mod watch_goes_on_at_another_edge;
 mod webhooks_outlive_their_control;
 mod what_is_shown_is_recent;

@@ -108,7 +108,7 @@ fn seconds(text: &str) -> Option<Duration> {
 }
 
 /// A value of an attribute list (section 4.2), quotes removed.
-fn attribute<'a>(list: &'a str, name: &str) -> Option<&'a str> {
+pub(super) fn attribute<'a>(list: &'a str, name: &str) -> Option<&'a str> {
     let mut rest = list;
     while let Some((found, after)) = rest.split_once('=') {
         let (value, next) = match after.strip_prefix('"') {

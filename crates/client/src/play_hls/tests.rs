@@ -143,6 +143,89 @@ async fn another_edge_takes_over_where_the_first_failed() {
     assert_eq!(sequences, [2, 3, 5, 6]);
 }
 
+/// Two edges of one broadcast, the first's steering document as `document` makes
+/// it of the second's address; `dies`: the first gives nothing but its index and
+/// that once it has told of the second.
+async fn steered(
+    dies: bool,
+    document: impl Fn(&str) -> String + Send + Sync + 'static,
+) -> (Server, Server, Vec<u64>) {
+    let polls = std::sync::Arc::new(AtomicU64::new(0));
+    let shared = std::sync::Arc::clone(&polls);
+    let second = Server::new(move |asked| {
+        let path = asked.line.split('?').next().unwrap_or_default();
+        if path.ends_with("steering.json") {
+            return answer(200, r#"{"VERSION":1,"TTL":1,"PATHWAY-PRIORITY":["b"]}"#);
+        }
+        edge(path, &shared)
+    })
+    .await;
+    let (at, told) = (second.url.clone(), AtomicU64::new(0));
+    let first = Server::new(move |asked| {
+        let path = asked.line.split('?').next().unwrap_or_default();
+        match path.rsplit('/').next().unwrap_or_default() {
+            "index.m3u8" => answer(
+                200,
+                "#EXTM3U\n#EXT-X-CONTENT-STEERING:SERVER-URI=\"steering.json\",PATHWAY-ID=\".\"\n\
+                 #EXT-X-STREAM-INF:BANDWIDTH=1,STABLE-VARIANT-ID=\"main\",PATHWAY-ID=\".\"\n\
+                 chunklist.m3u8\n",
+            ),
+            "steering.json" => {
+                told.fetch_add(1, Ordering::SeqCst);
+                answer(200, document(&at))
+            }
+            // The second alone moves on: whoever stays here sees no end.
+            "chunklist.m3u8" if told.load(Ordering::SeqCst) == 0 || !dies => {
+                answer(200, list(1, false))
+            }
+            _ if dies && told.load(Ordering::SeqCst) > 0 => answer(500, ""),
+            _ => edge(path, &polls),
+        }
+    })
+    .await;
+    let mut viewer = viewer(vec![format!("{}/v/secret/x/index.m3u8", first.url)]);
+    let events = tokio::time::timeout(Duration::from_secs(20), all(&mut viewer)).await.unwrap();
+    assert_eq!(viewer.edge(), second.url);
+    let sequences = events.iter().filter_map(|event| match event {
+        Event::Chunk(chunk) => Some(chunk.sequence),
+        Event::Missed { sequence } => panic!("{sequence} was missed"),
+        _ => None,
+    });
+    let sequences = sequences.collect();
+    (first, second, sequences)
+}
+
+fn to_the_second(order: &'static str) -> impl Fn(&str) -> String {
+    move |second| {
+        format!(
+            r#"{{"VERSION":1,"TTL":1,"RELOAD-URI":"{second}/v/secret/x/steering.json",
+            "PATHWAY-PRIORITY":[{order}],"PATHWAY-CLONES":[{{"BASE-ID":".","ID":"b",
+            "URI-REPLACEMENT":{{"HOST":"127.0.0.1","PER-VARIANT-URIS":
+            {{"main":"{second}/v/secret/x/chunklist.m3u8"}}}}}}]}}"#
+        )
+    }
+}
+
+#[tokio::test]
+async fn an_edge_that_steers_its_players_away_is_left_and_nothing_is_lost() {
+    let (_, second, sequences) = steered(false, to_the_second(r#""b""#)).await;
+    assert_eq!(sequences, [2, 3, 5, 6]);
+    let lines = second.lines();
+    assert!(lines.iter().all(|line| line.starts_with("GET /v/secret/x/")), "the token goes along");
+}
+
+#[tokio::test]
+async fn an_edge_that_dies_is_left_for_the_next_pathway() {
+    // There is no other address than the first's: only steering tells the second's.
+    let (first, second, sequences) = steered(true, to_the_second(r#"".","b""#)).await;
+    assert_eq!(sequences, [2, 3, 5, 6]);
+    let asked = |server: &Server, name: &str| {
+        server.lines().into_iter().filter(|line| line.contains(name)).collect::<Vec<_>>()
+    };
+    assert_eq!(asked(&first, "steering.json"), ["GET /v/secret/x/steering.json?_HLS_pathway=."]);
+    assert!(asked(&second, "index.m3u8").is_empty());
+}
+
 #[tokio::test]
 async fn patience_ends() {
     let server = Server::new(|_| answer(200, "no playlist")).await;
@@ -163,7 +246,7 @@ async fn our_own_lists_and_chunks_are_played() {
     use spyglass_hls::chunklist::{self, Chunklist};
     use spyglass_hls::playlist;
     use spyglass_hls::segmenter::{self, Codec, Resume, Segmenter};
-    use spyglass_media::Resource;
+    use spyglass_media::{MediaTime, Resource};
     use spyglass_testkit::gop::{self, Encoder};
 
     let now = std::time::Instant::now();
