@@ -301,6 +301,7 @@ fn read_lists(header: &Header, body: &Bytes) -> Result<(Meta, Lists), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::negotiate::Terms;
     use spyglass_api::upstream::Variant;
 
     fn variant(playlist: Playlist, encoding: Encoding, length: u64) -> Variant {
@@ -330,9 +331,9 @@ mod tests {
         let (meta, lists) = read_lists(&header(), &body).unwrap();
         assert_eq!(meta.version, Version { epoch: 1, revision: 2 });
         assert_eq!((meta.position, meta.age.as_millis()), (Some(Position::closed(7)), 1_500));
-        let plain = http::HeaderMap::new();
         let mut gzip = http::HeaderMap::new();
         gzip.insert("accept-encoding", http::HeaderValue::from_static("gzip"));
+        let (plain, gzip) = (Terms::default(), Terms::read(&gzip));
         assert_eq!(lists.media.choose(&plain).body(), "mmmm");
         assert_eq!(lists.delta.as_ref().unwrap().choose(&gzip).body(), "d");
         assert_eq!(lists.media.choose(&gzip).body(), "gg");

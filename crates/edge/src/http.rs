@@ -22,6 +22,7 @@ use crate::broadcasts::{Broadcasts, Found, Refused};
 use crate::connections::{Connection, Connections, Shown};
 use crate::delays::Measured;
 use crate::metrics::Metrics;
+use crate::negotiate::Terms;
 use crate::outcome::CacheStatus;
 use crate::refusal::Refusal;
 use crate::request::{self, Named, Object, Route};
@@ -123,7 +124,8 @@ impl Handler {
             Err(refusal) => return refuse(refusal),
         };
         let private = viewer.is_some();
-        let asked = Asked { head, private, blocking: None, headers: &parts.headers };
+        let terms = Terms::read(&parts.headers);
+        let asked = Asked { head, private, blocking: None, terms: &terms };
         let object = match named {
             Named::Object(object) => object,
             Named::Steering(id) => {
@@ -136,6 +138,11 @@ impl Handler {
                 return self.steer(id, path, player, asked).await;
             }
         };
+        let http1 = parts.version < Version::HTTP_2;
+        let list = matches!(object.resource, Resource::Index | Resource::Chunklist);
+        let anonymous = (list && !private).then(|| self.anonymous(connection, &parts.headers));
+        // Nobody who waits keeps the buffer that the request came in.
+        drop(parts);
         let answer = self.find(object, asked, since);
         let (response, status) = if private {
             tokio::select! {
@@ -143,17 +150,22 @@ impl Handler {
                 answer = answer => answer,
                 () = connection.kicked.cancelled() => {
                     let mut response = refuse(Refusal::Denied);
-                    if parts.version < Version::HTTP_2 {
+                    if http1 {
                         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                     }
                     return response;
                 }
             }
         } else {
-            let answer = answer.await;
-            self.on_anonymous(connection, object, &parts.headers, answer.0.status());
-            answer
+            answer.await
         };
+        // Players ask for a list again and again: it is enough to count them there.
+        let said = response.status();
+        if let Some(who) = anonymous
+            && (said.is_success() || said == StatusCode::NOT_MODIFIED)
+        {
+            self.broadcasts.on_anonymous(object.broadcast, who);
+        }
         self.metrics.request(object.resource.kind(), status);
         self.metrics.bytes.inc_by(response.body().size_hint().lower());
         response
@@ -236,7 +248,7 @@ impl Handler {
         };
         let blocking = listed.blocking.then_some(&lists.blocking);
         let asked = Asked { blocking, ..asked };
-        let found = forms.choose(asked.headers);
+        let found = forms.choose(asked.terms);
         Ok((self.responder.found(found, listed.status, listed.age, asked), listed.status))
     }
 
@@ -279,22 +291,11 @@ impl Handler {
         since
     }
 
-    /// Somebody without a token was answered. Players ask for a list again and
-    /// again; it is enough to count them there.
-    fn on_anonymous(
-        &self,
-        connection: &Connection,
-        object: Object,
-        headers: &HeaderMap,
-        status: StatusCode,
-    ) {
-        let list = matches!(object.resource, Resource::Index | Resource::Chunklist);
-        if list && (status.is_success() || status == StatusCode::NOT_MODIFIED) {
-            let agent = headers.get(USER_AGENT).map_or(&[][..], HeaderValue::as_bytes);
-            let agent = &agent[..agent.len().min(LONGEST_AGENT)];
-            let who = self.crowd_key.hash_one((connection.peer, agent));
-            self.broadcasts.on_anonymous(object.broadcast, who);
-        }
+    /// Who has no token is known by its address and what it says it is.
+    fn anonymous(&self, connection: &Connection, headers: &HeaderMap) -> u64 {
+        let agent = headers.get(USER_AGENT).map_or(&[][..], HeaderValue::as_bytes);
+        let agent = &agent[..agent.len().min(LONGEST_AGENT)];
+        self.crowd_key.hash_one((connection.peer, agent))
     }
 
     /// A viewer's tokens are refused from now on.

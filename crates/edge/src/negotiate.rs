@@ -5,42 +5,115 @@
 
 use std::ops::Range;
 
-use http::HeaderMap;
 use http::header::{ACCEPT_ENCODING, IF_NONE_MATCH, IF_RANGE, RANGE};
+use http::{HeaderMap, HeaderValue};
 
-/// Whether a gzip answer is welcome.
-///
-/// Not to a request for a range: the pieces of a compressed answer mean nothing
-/// by themselves, and Chromium, which asks for ranges of playlists, gives up.
-pub fn accepts_gzip(headers: &HeaderMap) -> bool {
-    if headers.contains_key(RANGE) {
-        return false;
-    }
-    let values = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
-    let mut any = false;
-    for coding in values.flat_map(|value| value.split(',')) {
-        let mut parts = coding.split(';');
-        let name = parts.next().unwrap_or_default().trim();
-        let refused = parts.any(|part| {
-            let quality = part.trim().strip_prefix(['q', 'Q']).map(str::trim_start);
-            let quality = quality.and_then(|rest| rest.strip_prefix('='));
-            quality.is_some_and(|value| value.trim().parse::<f32>().is_ok_and(|q| q <= 0.0))
-        });
-        if name.eq_ignore_ascii_case("gzip") || name.eq_ignore_ascii_case("x-gzip") {
-            return !refused;
-        }
-        any |= name == "*" && !refused;
-    }
-    any
+/// What a request's headers ask of whatever answers it, read once. A request
+/// that waits for its answer keeps this and not its headers: they would hold
+/// the buffer that they came in.
+#[derive(Debug, Default)]
+pub struct Terms {
+    gzip: bool,
+    conditions: Option<Box<Conditions>>,
 }
 
-/// Whether the client has this representation already.
-pub fn unchanged(headers: &HeaderMap, etag: &str) -> bool {
-    let values = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    values
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
-        .any(|given| given == "*" || given.strip_prefix("W/").unwrap_or(given) == etag)
+/// What few requests have.
+#[derive(Debug, Default)]
+struct Conditions {
+    none_match: Vec<HeaderValue>,
+    range: Option<HeaderValue>,
+    if_range: Option<HeaderValue>,
+}
+
+impl Terms {
+    /// Reads a request's headers.
+    pub fn read(headers: &HeaderMap) -> Self {
+        let mut codings = Codings::default();
+        let mut terms = Self::default();
+        for (name, value) in headers {
+            if name == ACCEPT_ENCODING {
+                codings.add(value);
+            } else if name == RANGE {
+                terms.conditions().range.get_or_insert_with(|| value.clone());
+            } else if name == IF_NONE_MATCH {
+                terms.conditions().none_match.push(value.clone());
+            } else if name == IF_RANGE {
+                terms.conditions().if_range.get_or_insert_with(|| value.clone());
+            }
+        }
+        terms.gzip = codings.gzip.unwrap_or(codings.any) && !terms.has_range();
+        terms
+    }
+
+    fn conditions(&mut self) -> &mut Conditions {
+        self.conditions.get_or_insert_default()
+    }
+
+    fn has_range(&self) -> bool {
+        self.conditions.as_ref().is_some_and(|it| it.range.is_some())
+    }
+
+    /// Whether a gzip answer is welcome.
+    ///
+    /// Not to a request for a range: the pieces of a compressed answer mean nothing
+    /// by themselves, and Chromium, which asks for ranges of playlists, gives up.
+    pub fn gzip(&self) -> bool {
+        self.gzip
+    }
+
+    /// Neither a range nor an answer only if it has changed is asked for.
+    pub fn whole(&self) -> bool {
+        let conditions = self.conditions.as_ref();
+        conditions.is_none_or(|it| it.range.is_none() && it.none_match.is_empty())
+    }
+
+    /// Whether the client has this representation already.
+    pub fn unchanged(&self, etag: &str) -> bool {
+        let Some(conditions) = &self.conditions else { return false };
+        let values = conditions.none_match.iter().filter_map(|value| value.to_str().ok());
+        values
+            .flat_map(|value| value.split(','))
+            .map(str::trim)
+            .any(|given| given == "*" || given.strip_prefix("W/").unwrap_or(given) == etag)
+    }
+
+    /// Holds Range and If-Range against a representation of `length` bytes.
+    pub fn range(&self, etag: &str, length: usize) -> Wanted {
+        let Some(conditions) = &self.conditions else { return Wanted::Whole };
+        let Some(range) = &conditions.range else { return Wanted::Whole };
+        if conditions.if_range.as_ref().is_some_and(|given| given.as_bytes() != etag.as_bytes()) {
+            return Wanted::Whole;
+        }
+        range.to_str().ok().and_then(|range| parse_range(range, length)).unwrap_or(Wanted::Whole)
+    }
+}
+
+/// What Accept-Encoding says of gzip.
+#[derive(Default)]
+struct Codings {
+    /// By its name; the first word on it counts.
+    gzip: Option<bool>,
+    /// By `*`.
+    any: bool,
+}
+
+impl Codings {
+    fn add(&mut self, value: &HeaderValue) {
+        let Ok(value) = value.to_str() else { return };
+        for coding in value.split(',') {
+            let mut parts = coding.split(';');
+            let name = parts.next().unwrap_or_default().trim();
+            let refused = parts.any(|part| {
+                let quality = part.trim().strip_prefix(['q', 'Q']).map(str::trim_start);
+                let quality = quality.and_then(|rest| rest.strip_prefix('='));
+                quality.is_some_and(|value| value.trim().parse::<f32>().is_ok_and(|q| q <= 0.0))
+            });
+            if name.eq_ignore_ascii_case("gzip") || name.eq_ignore_ascii_case("x-gzip") {
+                self.gzip.get_or_insert(!refused);
+            }
+            self.any |= name == "*" && !refused;
+        }
+    }
 }
 
 /// What part of a representation is asked for.
@@ -52,15 +125,6 @@ pub enum Wanted {
     Part(Range<usize>),
     /// Nothing that there is.
     Unsatisfiable,
-}
-
-/// Reads Range and If-Range against a representation of `length` bytes.
-pub fn range(headers: &HeaderMap, etag: &str, length: usize) -> Wanted {
-    let Some(range) = headers.get(RANGE) else { return Wanted::Whole };
-    if headers.get(IF_RANGE).is_some_and(|given| given.as_bytes() != etag.as_bytes()) {
-        return Wanted::Whole;
-    }
-    range.to_str().ok().and_then(|range| parse_range(range, length)).unwrap_or(Wanted::Whole)
 }
 
 /// `None` for what is malformed or more than one range: it is ignored.
@@ -98,32 +162,40 @@ fn number(text: &str) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::{HeaderName, HeaderValue};
+    use http::HeaderName;
 
     fn headers(pairs: &[(HeaderName, &str)]) -> HeaderMap {
         let pairs = pairs.iter();
         pairs.map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap())).collect()
     }
 
+    fn accepts_gzip(headers: HeaderMap) -> bool {
+        Terms::read(&headers).gzip()
+    }
+
+    fn range(headers: HeaderMap, length: usize) -> Wanted {
+        Terms::read(&headers).range("\"a\"", length)
+    }
+
     #[test]
     fn gzip_is_sent_to_who_accepts_it() {
-        assert!(!accepts_gzip(&headers(&[(ACCEPT_ENCODING, "gzip"), (RANGE, "bytes=0-")])));
+        assert!(!accepts_gzip(headers(&[(ACCEPT_ENCODING, "gzip"), (RANGE, "bytes=0-")])));
         for yes in ["gzip", "deflate, GZIP", "br;q=1, gzip;q=0.1", "*", "x-gzip", "gzip ; q=1"] {
-            assert!(accepts_gzip(&headers(&[(ACCEPT_ENCODING, yes)])), "{yes}");
+            assert!(accepts_gzip(headers(&[(ACCEPT_ENCODING, yes)])), "{yes}");
         }
         for no in ["", "identity", "br", "gzip;q=0", "gzip; Q = 0.000, *", "*;q=0", "gzipped"] {
-            assert!(!accepts_gzip(&headers(&[(ACCEPT_ENCODING, no)])), "{no}");
+            assert!(!accepts_gzip(headers(&[(ACCEPT_ENCODING, no)])), "{no}");
         }
-        assert!(!accepts_gzip(&HeaderMap::new()));
+        assert!(!accepts_gzip(HeaderMap::new()));
     }
 
     #[test]
     fn a_known_etag_is_recognised() {
         for yes in ["\"a\"", "W/\"a\"", "\"x\", \"a\"", "*"] {
-            assert!(unchanged(&headers(&[(IF_NONE_MATCH, yes)]), "\"a\""), "{yes}");
+            assert!(Terms::read(&headers(&[(IF_NONE_MATCH, yes)])).unchanged("\"a\""), "{yes}");
         }
         for no in ["", "a", "\"A\"", "\"ab\"", "\"x\",\"y\""] {
-            assert!(!unchanged(&headers(&[(IF_NONE_MATCH, no)]), "\"a\""), "{no}");
+            assert!(!Terms::read(&headers(&[(IF_NONE_MATCH, no)])).unchanged("\"a\""), "{no}");
         }
     }
 
@@ -151,16 +223,16 @@ mod tests {
             ("items=0-1", Whole),
             ("0-1", Whole),
         ] {
-            assert_eq!(range(&headers(&[(RANGE, given)]), "\"a\"", 10), wanted, "{given}");
+            assert_eq!(range(headers(&[(RANGE, given)]), 10), wanted, "{given}");
         }
-        assert_eq!(range(&headers(&[(RANGE, "bytes=0-0")]), "\"a\"", 0), Unsatisfiable);
+        assert_eq!(range(headers(&[(RANGE, "bytes=0-0")]), 0), Unsatisfiable);
     }
 
     #[test]
     fn a_range_of_another_version_gets_the_whole() {
         let ask = |etag| headers(&[(RANGE, "bytes=0-0"), (IF_RANGE, etag)]);
-        assert_eq!(range(&ask("\"a\""), "\"a\"", 10), Wanted::Part(0..1));
-        assert_eq!(range(&ask("\"b\""), "\"a\"", 10), Wanted::Whole);
-        assert_eq!(range(&ask("W/\"a\""), "\"a\"", 10), Wanted::Whole);
+        assert_eq!(range(ask("\"a\""), 10), Wanted::Part(0..1));
+        assert_eq!(range(ask("\"b\""), 10), Wanted::Whole);
+        assert_eq!(range(ask("W/\"a\""), 10), Wanted::Whole);
     }
 }

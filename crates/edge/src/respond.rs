@@ -12,7 +12,7 @@ use http::header::{
     ACCEPT_RANGES, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
     ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, AGE, ALLOW,
     CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG,
-    IF_NONE_MATCH, RANGE, RETRY_AFTER, VARY,
+    RETRY_AFTER, VARY,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use http_body::{Frame, SizeHint};
@@ -22,7 +22,7 @@ use spyglass_media::{NodeId, Resource};
 
 use crate::delays::Measured;
 use crate::filling::{Broken, Filling, Reader};
-use crate::negotiate::{self, Wanted};
+use crate::negotiate::{Terms, Wanted};
 use crate::outcome::{CacheStatus, CacheStatusValues};
 use crate::priority::{self, PRIORITY};
 use crate::refusal::Refusal;
@@ -229,9 +229,9 @@ impl Forms {
     }
 
     /// The one that the client prefers.
-    pub fn choose(&self, headers: &HeaderMap) -> &Prebuilt {
+    pub fn choose(&self, terms: &Terms) -> &Prebuilt {
         match &self.gzip {
-            Some(gzip) if negotiate::accepts_gzip(headers) => gzip,
+            Some(gzip) if terms.gzip() => gzip,
             _ => &self.identity,
         }
     }
@@ -293,15 +293,14 @@ pub struct Asked<'a> {
     pub private: bool,
     /// The answer was waited for by its number.
     pub blocking: Option<&'a BlockingLifetime>,
-    /// The request's headers.
-    pub headers: &'a HeaderMap,
+    /// What its headers ask.
+    pub terms: &'a Terms,
 }
 
 impl Asked<'_> {
     /// Nothing but the whole object will do, headers and bytes.
     pub fn wants_all(&self) -> bool {
-        let conditional = [RANGE, IF_NONE_MATCH].iter().any(|name| self.headers.contains_key(name));
-        !self.head && !conditional
+        !self.head && self.terms.whole()
     }
 }
 
@@ -379,7 +378,7 @@ impl Responder {
     ) -> Response<Body> {
         let etag = found.etag();
         let mut headers = self.headers(&found.head, status, age, asked);
-        if negotiate::unchanged(asked.headers, etag) {
+        if asked.terms.unchanged(etag) {
             headers.remove(CONTENT_TYPE);
             headers.remove(CONTENT_ENCODING);
             return response(StatusCode::NOT_MODIFIED, headers, Bytes::new());
@@ -388,7 +387,7 @@ impl Responder {
             headers.insert(CONTENT_LENGTH, HeaderValue::from(found.body.len()));
             return response(StatusCode::OK, headers, Bytes::new());
         }
-        match negotiate::range(asked.headers, etag, found.body.len()) {
+        match asked.terms.range(etag, found.body.len()) {
             Wanted::Whole => response(StatusCode::OK, headers, found.body.clone()),
             Wanted::Part(range) => {
                 let (first, last) = (range.start, range.end.saturating_sub(1));
@@ -459,6 +458,7 @@ fn seconds(age: Duration) -> HeaderValue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::header::{IF_NONE_MATCH, RANGE};
     use http_body_util::BodyExt as _;
 
     fn responder() -> Responder {
@@ -473,7 +473,7 @@ mod tests {
     fn ask(pairs: &[(HeaderName, &str)], head: bool, private: bool) -> Response<Body> {
         let headers: HeaderMap =
             pairs.iter().map(|(name, value)| (name.clone(), value.parse().unwrap())).collect();
-        let asked = Asked { head, private, blocking: None, headers: &headers };
+        let asked = Asked { head, private, blocking: None, terms: &Terms::read(&headers) };
         responder().found(&chunk(), CacheStatus::Hit, Duration::from_millis(2_900), asked)
     }
 
