@@ -265,6 +265,20 @@ impl System {
         Process::start(self.dir.path(), &id, &args).await
     }
 
+    /// Another process that calls itself as an edge does, with a state of its own
+    /// and at other addresses.
+    pub async fn namesake_of_edge(&self, id: &str) -> Process {
+        let control = self.ready["control"]["grpc"].as_str().unwrap();
+        let flags = [
+            ("--id", id),
+            ("--http", self.listen.as_str()),
+            ("--grpc", self.listen.as_str()),
+            ("--control", control),
+        ];
+        let args = service(self.dir.path(), "edge", &flags);
+        Process::start(self.dir.path(), &format!("namesake-of-{id}"), &args).await
+    }
+
     /// Starts the origin again at its old addresses, with its state.
     pub async fn restart_origin(&mut self) {
         let at = self.ready["origins"][0].clone();

@@ -4,6 +4,7 @@
 //! is told waits in [`crate::links`]. Both ends are over when the node opens
 //! another stream.
 
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,12 +30,17 @@ use crate::events::viewers;
 use crate::fleet::{Load, Registration, Role, SILENCE};
 use crate::joined::Who;
 use crate::links::Turn;
+use crate::panel::nodes::Refused;
 use crate::panel::{Panel, expect};
 use crate::record::{Memo, Phase, Record, Report as Said};
 use crate::store;
 
 /// Time for the first report.
 const FIRST: Duration = Duration::from_secs(5);
+
+/// How long a node whose name another process has waits for that one's stream
+/// to end.
+const ENDING: Duration = Duration::from_secs(1);
 
 /// Broadcasts of one Register that are written at once.
 const AT_ONCE: usize = 64;
@@ -91,10 +97,10 @@ impl Control for Service {
             // Another spelling of an address, or a load balancer.
             return Err(Status::already_exists("this node has a stream to this control"));
         }
-        if register.yields && panel.is_anothers(&node, registration.incarnation) {
-            return Err(Status::aborted(format!(
-                "another process still has the name {node}; give each node its own --id"
-            )));
+        // A process that was killed is started anew before the end of its stream
+        // is noticed here.
+        if let Some(over) = panel.stream_of_another(&node, registration.incarnation) {
+            let _ = tokio::time::timeout(ENDING, over.cancelled()).await;
         }
         let adopted = panel.keys.adopt(&register.keys, &register.revoked_keys, now_utc());
         match adopted.await {
@@ -104,26 +110,32 @@ impl Control for Service {
             Err(error) => warn!(%node, %error, "a node's keys cannot be adopted now"),
         }
         let number = self.sessions.fetch_add(1, Ordering::Relaxed);
-        // The queue first: what happens from here on is told, even if twice.
-        let opened = panel.links.open(&node, number);
-        let registered = panel.fleet().on_register(&node, number, registration, Instant::now());
-        let Ok(registered) = registered else {
-            panel.links.close(&node, number);
-            return Err(Status::resource_exhausted("too many nodes: raise max_nodes of control"));
+        let (opened, registered) = match panel.admit(&node, number, registration) {
+            Ok(admitted) => admitted,
+            Err(refused) => {
+                // It asks again and again, and says that it was refused before.
+                if !register.yields {
+                    let from = peer(from);
+                    warn!(%node, from, "a node is refused: {refused}");
+                }
+                return Err(refused.into());
+            }
         };
         let mut took = None;
         if let Some(replaced) = opened.replaced
             && registered.restarted
         {
-            // A process that was started anew has closed its stream before.
-            let from = from.map_or("an unknown address".to_owned(), |from| from.to_string());
+            // It was lost, or it would have kept its name. Should it only have
+            // slept, it is told when it wakes.
             let told = format!(
-                "another process registered as {node} from {from}; give each node its own --id"
+                "another process registered as {node} from {} while nothing was heard of this \
+                 one; give each node its own --id",
+                peer(from)
             );
             warn!("{told}");
             replaced.end(told);
             took = Some(format!(
-                "another process was attached as {node} and lost the name to this one; unless it \
+                "another process was attached as {node} and has said nothing for 5 s; unless it \
                  was this node before a restart, give each node its own --id"
             ));
         }
@@ -414,6 +426,20 @@ async fn one_by_one<R, F: Future<Output = ()>>(
     }
 }
 
+/// From where a node speaks, for the log.
+fn peer(from: Option<SocketAddr>) -> String {
+    from.map_or("an unknown address".to_owned(), |from| from.to_string())
+}
+
+impl From<Refused> for Status {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Full => Self::resource_exhausted(refused.to_string()),
+            Refused::Taken { .. } => Self::aborted(refused.to_string()),
+        }
+    }
+}
+
 fn name(lease: &control::Lease) -> Result<(BroadcastId, ViewerId), Invalid> {
     Ok((convert::broadcast(&lease.broadcast)?, convert::viewer(&lease.viewer)?))
 }
@@ -466,35 +492,4 @@ fn registration(register: &Register) -> Result<Registration, Invalid> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::cell::{Cell, RefCell};
-
-    use futures_util::FutureExt as _;
-    use tokio::sync::Notify;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn a_stream_that_is_replaced_finishes_the_report_it_is_at() {
-        let (over, slow) = (Notify::new(), Notify::new());
-        let (read, applied) = (Cell::new(0), RefCell::new(Vec::new()));
-        let reports = futures_util::stream::iter(1..).inspect(|report| read.set(*report));
-        let apply = |report| {
-            let (slow, applied) = (&slow, &applied);
-            async move {
-                slow.notified().await;
-                applied.borrow_mut().push(report);
-            }
-        };
-        let reading = one_by_one(Box::pin(over.notified()), reports, apply);
-        let mut reading = std::pin::pin!(reading);
-        assert!(reading.as_mut().now_or_never().is_none());
-        slow.notify_one();
-        assert!(reading.as_mut().now_or_never().is_none());
-        over.notify_one();
-        assert!(reading.as_mut().now_or_never().is_none(), "the second is not applied yet");
-        slow.notify_one();
-        reading.await;
-        assert_eq!((read.get(), applied.take()), (2, vec![1, 2]));
-    }
-}
+mod tests;

@@ -303,6 +303,13 @@ impl Fleet {
         Ok(Registered { restarted: true, changed: true })
     }
 
+    /// What a process other than the one of this incarnation said of itself, when
+    /// it has this name and is heard.
+    pub fn heard_from_another(&self, id: &NodeId, incarnation: u64) -> Option<&Registration> {
+        let heard = self.members.get(id).filter(|member| !member.lost)?;
+        Some(&heard.registration).filter(|other| other.incarnation != incarnation)
+    }
+
     fn speaking(&mut self, id: &NodeId, session: u64) -> Option<&mut Member> {
         self.members.get_mut(id).filter(|member| member.session == session)
     }

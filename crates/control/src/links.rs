@@ -87,9 +87,10 @@ impl Links {
         }
     }
 
-    /// Whether a node has a stream.
-    pub fn is_open(&self, node: &NodeId) -> bool {
-        self.open.lock().contains_key(node)
+    /// Cancelled when the stream that a node has now is over; `None` when it has
+    /// none.
+    pub fn over(&self, node: &NodeId) -> Option<CancellationToken> {
+        self.open.lock().get(node).map(|link| link.over.clone())
     }
 
     /// A node's stream is over, whichever it is.

@@ -5,7 +5,7 @@
 //! seats and is ended at its origin, a kick is stored and told to every node.
 
 mod gateways;
-mod nodes;
+pub mod nodes;
 mod reports;
 
 use std::net::IpAddr;

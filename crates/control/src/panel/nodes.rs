@@ -8,14 +8,45 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use spyglass_api::control::{self, update::Update};
 use spyglass_media::NodeId;
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::Panel;
-use crate::fleet::{Fleet, Registration, State};
+use crate::fleet::{Fleet, Full, Registered, Registration, Role};
+use crate::links::Opened;
 use crate::store::{self, Change, Item, Store, list_all};
 
 /// What the names of nodes in the store begin with.
 pub const PREFIX: &str = "nodes/";
+
+/// Why a node is not let in.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// There are as many as control takes.
+    #[error("too many nodes: raise max_nodes of control")]
+    Full,
+    /// Another process has its name, and works.
+    #[error(
+        "--id {node} is used by the node at {address}: give this one another --id, or stop that one"
+    )]
+    Taken {
+        /// The name.
+        node: NodeId,
+        /// Where the other one is reached.
+        address: String,
+    },
+}
+
+/// Where operators know a node to be.
+fn address(registration: &Registration) -> String {
+    let Registration { role, http, rtmp, grpc, .. } = registration;
+    let known = match role {
+        Role::Origin => [rtmp, grpc, http],
+        Role::Edge => [http, grpc, rtmp],
+    };
+    let told = known.into_iter().find(|url| !url.is_empty());
+    told.map_or("an address that it does not tell", String::as_str).to_owned()
+}
 
 #[derive(Serialize, Deserialize)]
 struct Stored {
@@ -67,12 +98,41 @@ impl Panel {
         }
     }
 
-    /// Whether a process other than this one speaks for a node, and is heard.
-    pub fn is_anothers(&self, id: &NodeId, incarnation: u64) -> bool {
-        let known = self.fleet().node(id);
-        let heard = known.filter(|node| node.state != State::Lost);
-        self.links.is_open(id)
-            && heard.is_some_and(|node| node.registration.incarnation != incarnation)
+    /// The stream of a process other than this one that has the name of a node
+    /// and is heard.
+    pub fn stream_of_another(&self, id: &NodeId, incarnation: u64) -> Option<CancellationToken> {
+        self.fleet().heard_from_another(id, incarnation)?;
+        self.links.over(id)
+    }
+
+    /// Lets a node in through this stream, unless another process has its name:
+    /// one whose stream is open and that was heard of within the last 5 s. What
+    /// other controls hear is theirs to say: a node has a stream to each.
+    ///
+    /// # Errors
+    /// Nothing has changed then.
+    pub fn admit(
+        &self,
+        id: &NodeId,
+        session: u64,
+        registration: Registration,
+    ) -> Result<(Opened, Registered), Refused> {
+        // Held throughout: of two that come at the same time one is first.
+        let mut fleet = self.fleet();
+        if let Some(heard) = fleet.heard_from_another(id, registration.incarnation)
+            && self.links.over(id).is_some()
+        {
+            return Err(Refused::Taken { node: id.clone(), address: address(heard) });
+        }
+        // The queue first: what happens from here on is told, even if twice.
+        let opened = self.links.open(id, session);
+        match fleet.on_register(id, session, registration, Instant::now()) {
+            Ok(registered) => Ok((opened, registered)),
+            Err(Full) => {
+                self.links.close(id, session);
+                Err(Refused::Full)
+            }
+        }
     }
 
     /// Forgets a node that is lost for long.

@@ -40,8 +40,8 @@ const STABLE: Duration = Duration::from_secs(5);
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(5);
 
-/// How often a node whose name another process has taken asks whether it is free
-/// again. It yields: the two do not take turns, and the operator is to rename one.
+/// How often a node whose name another process has asks whether it is free. It
+/// yields: the two do not take turns, and the operator is to rename one.
 const REPLACED: Duration = Duration::from_secs(3);
 
 /// Longest warning of a control that is logged, in characters.
