@@ -41,6 +41,8 @@ use axum::response::{IntoResponse as _, Response};
 use http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, Method, StatusCode};
 
+use spyglass_daemon::http::names_one_host;
+
 use self::client::Client;
 use self::operation::{Content, Operation, Who, get};
 use self::problem::Problem;
@@ -139,7 +141,15 @@ async fn around(State(panel): Shared, mut request: Request, next: Next) -> Respo
     let route = request.extensions().get::<MatchedPath>().cloned();
     let client = Client::of(&panel, &request);
     let path = route.as_ref().map(MatchedPath::as_str);
-    let mut response = match client.admit(&panel, path) {
+    let admitted = client.admit(&panel, path).and_then(|()| {
+        let named = names_one_host(request.version(), request.headers());
+        named.then_some(()).ok_or_else(|| {
+            Problem::bad(
+                "send the Host header once, with the host that is asked (RFC 9112 section 3.2)",
+            )
+        })
+    });
+    let mut response = match admitted {
         Ok(()) => {
             request.extensions_mut().insert(client);
             answer(next.run(request)).await

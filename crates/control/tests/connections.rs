@@ -43,6 +43,21 @@ async fn an_idle_connection_is_closed_and_a_stream_of_events_is_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_host_is_named() {
+    let world = World::with(|_| {}).await;
+    for (status, hosts) in [("400", ""), ("400", "host: a\r\nhost: a\r\n"), ("200", "host: a\r\n")]
+    {
+        let asked = format!("GET /healthz HTTP/1.1\r\n{hosts}connection: close\r\n\r\n");
+        let mut stream = connect(&world, asked.as_bytes()).await;
+        let mut answer = String::new();
+        let reading = stream.read_to_string(&mut answer);
+        tokio::time::timeout(Duration::from_secs(5), reading).await.expect("closed").unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{asked}: {answer}");
+        assert_eq!(answer.contains("Host header"), status == "400", "{answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn beyond_the_limit_a_connection_is_closed_and_a_place_is_given_back() {
     let world = World::with(|config| config.max_connections = 2).await;
     let held = [connect(&world, PREFACE).await, connect(&world, PREFACE).await];

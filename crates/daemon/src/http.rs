@@ -1,8 +1,8 @@
 //! Small pieces of HTTP that more than one service speaks.
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use http::{HeaderValue, Response, StatusCode};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HOST};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, Version};
 use tokio::net::TcpListener;
 
 /// An error as RFC 9457 describes it. `title` is the same for every error of a
@@ -21,6 +21,22 @@ pub fn problem(status: StatusCode, title: &str, detail: &str) -> Response<Bytes>
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
+}
+
+/// Whether a request names its host as RFC 9112 section 3.2 demands: once, in
+/// HTTP/1.0 and from HTTP/2 on (which has `:authority`) once at most, and with
+/// nothing in it that no host and port have. Anything else is answered 400: two
+/// servers in a row must not take one request for two different sites.
+pub fn names_one_host(version: Version, headers: &HeaderMap) -> bool {
+    let mut hosts = headers.get_all(HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (Some(host), None) => host
+            .as_bytes()
+            .iter()
+            .all(|&byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(&byte)),
+        (None, _) => version != Version::HTTP_11,
+        (Some(_), Some(_)) => false,
+    }
 }
 
 /// What others are told: the operator's `given` URL without its last slash, or
@@ -51,6 +67,28 @@ mod tests {
         assert_eq!(body["status"], 404);
         assert_eq!(body["title"], "not found");
         assert_eq!(body["detail"], "no \"such\" id");
+    }
+
+    #[test]
+    fn a_request_names_one_host() {
+        let names = |version, hosts: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for host in hosts {
+                headers.append(HOST, HeaderValue::from_static(host));
+            }
+            names_one_host(version, &headers)
+        };
+        for host in ["", "edge", "edge.example:8281", "192.0.2.1", "[2001:db8::1]:80", "a%20b"] {
+            assert!(names(Version::HTTP_11, &[host]), "{host}");
+        }
+        for host in ["a b", "a, b", "http://a", "user@a", "a/b", "a?", "a\t"] {
+            assert!(!names(Version::HTTP_11, &[host]), "{host}");
+        }
+        assert!(!names(Version::HTTP_11, &[]));
+        for version in [Version::HTTP_10, Version::HTTP_2, Version::HTTP_3] {
+            assert!(names(version, &[]) && names(version, &["a"]), "{version:?}");
+            assert!(!names(version, &["a", "a"]), "{version:?}");
+        }
     }
 
     #[tokio::test]

@@ -13,6 +13,7 @@ use http_body::Body as _;
 use parking_lot::{Mutex, RwLock};
 use spyglass_daemon::admin::Admin;
 use spyglass_daemon::attach::{Attachment, Revocation};
+use spyglass_daemon::http::names_one_host;
 use spyglass_daemon::now_utc;
 use spyglass_media::{BroadcastId, Resource, ViewerId};
 use spyglass_token::WatchGrant;
@@ -86,6 +87,9 @@ impl Handler {
         // hyper has this limit for HTTP/1 only.
         if parts.headers.len() > HEADERS {
             return refuse(Refusal::Headers);
+        }
+        if !names_one_host(parts.version, &parts.headers) {
+            return refuse(Refusal::Host);
         }
         match parts.method {
             Method::GET | Method::HEAD if has_body(&parts.headers) => {

@@ -16,6 +16,8 @@ pub enum Refusal {
     TooFar,
     /// A request that reads has a body.
     Body,
+    /// No Host header in HTTP/1.1, several, or one that names none.
+    Host,
     /// More header fields than any player has to send.
     Headers,
     /// The viewer's token does not open this broadcast (any more).
@@ -40,11 +42,12 @@ pub enum Refusal {
 
 impl Refusal {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Encoding,
         Self::Directive,
         Self::TooFar,
         Self::Body,
+        Self::Host,
         Self::Headers,
         Self::Denied,
         Self::NotFound,
@@ -64,6 +67,7 @@ impl Refusal {
             Self::Directive => "directive",
             Self::TooFar => "too_far",
             Self::Body => "body",
+            Self::Host => "host",
             Self::Headers => "headers",
             Self::Denied => "denied",
             Self::NotFound => "not_found",
@@ -80,7 +84,9 @@ impl Refusal {
     /// The status code (CONTRACT section 4).
     pub const fn status(self) -> StatusCode {
         match self {
-            Self::Encoding | Self::Directive | Self::TooFar | Self::Body => StatusCode::BAD_REQUEST,
+            Self::Encoding | Self::Directive | Self::TooFar | Self::Body | Self::Host => {
+                StatusCode::BAD_REQUEST
+            }
             Self::Headers => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Denied => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
@@ -106,6 +112,9 @@ impl Refusal {
             }
             Self::Body => {
                 r#"{"type":"about:blank","title":"Bad Request","status":400,"detail":"this request must not have a body"}"#
+            }
+            Self::Host => {
+                r#"{"type":"about:blank","title":"Bad Request","status":400,"detail":"send the Host header once, with the host that is asked (RFC 9112 section 3.2)"}"#
             }
             Self::Headers => {
                 r#"{"type":"about:blank","title":"Request Header Fields Too Large","status":431,"detail":"send at most 64 header fields"}"#

@@ -105,6 +105,35 @@ async fn a_table_of_requests() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_host_is_named() {
+    let world = World::start().await;
+    let list = world.list();
+    for (status, version, hosts) in [
+        ("400", "1.1", ""),
+        ("400", "1.1", "host: a\r\nhost: b\r\n"),
+        ("400", "1.1", "host: a\r\nHost: a\r\n"),
+        ("400", "1.1", "host: a, b\r\n"),
+        ("400", "1.0", "host: a\r\nhost: b\r\n"),
+        ("200", "1.1", "host: edge.example:8281\r\n"),
+        ("200", "1.1", "host:\r\n"),
+        ("200", "1.0", ""),
+    ] {
+        for path in [list.as_str(), "/healthz"] {
+            let asked = format!("GET {path} HTTP/{version}\r\n{hosts}connection: close\r\n\r\n");
+            let answer = raw(world.edge, asked.as_bytes()).await;
+            let line = format!("HTTP/{version} {status} ");
+            assert!(answer.starts_with(&line), "{asked}: {answer}");
+            if status == "400" {
+                assert!(answer.contains("application/problem+json"), "{answer}");
+                assert!(answer.contains("Host header"), "{answer}");
+            }
+        }
+    }
+    // It is `:authority` that says it from HTTP/2 on.
+    assert_eq!(get_h2(world.edge, &list).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn methods() {
     let world = World::start().await;
     let list = world.list();
