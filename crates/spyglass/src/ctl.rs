@@ -31,6 +31,7 @@ pub use self::access::Access;
 use self::screen::Screen;
 use self::table::View;
 use crate::args::overlay;
+use crate::watch::seconds;
 
 /// `spyglass ctl`
 #[derive(clap::Args, Debug)]
@@ -123,6 +124,9 @@ enum Command {
         /// Say what it still holds, and return when it is empty
         #[arg(long)]
         wait: bool,
+        /// Give up waiting after this many seconds; the node stays drained [default: 600]
+        #[arg(long, value_name = "SECONDS", requires = "wait")]
+        timeout: Option<f64>,
     },
     /// Take a drain back
     Undrain {
@@ -194,9 +198,10 @@ async fn answer(api: &Api, screen: Screen, command: &Command) -> anyhow::Result<
         Command::Events { after, types } => {
             return people::events(api, screen, after.clone(), types).await;
         }
-        Command::Drain { node, wait: true } => {
+        Command::Drain { node, wait: true, timeout } => {
+            let within = seconds("--timeout", *timeout)?.unwrap_or(nodes::PATIENCE);
             nodes::drain(api, node, true).await?;
-            let left = nodes::empty(api, node, |line| screen.tell(line)).await?;
+            let left = nodes::empty(api, node, within, |line| screen.tell(line)).await?;
             return screen.show(&left, |_| format!("node {node} is empty"));
         }
         _ => {}

@@ -141,6 +141,7 @@ fn every_command_has_a_table_and_json() {
     assert!(waited.trim_end().ends_with("node edge-2 is empty"), "{waited}");
     assert_eq!(system.json(&["drain", "edge-2", "--wait"])["id"], "edge-2");
     assert!(system.table(&["undrain", "edge-2"]).contains("again"));
+    assert_eq!(system.run(&["drain", "edge-2", "--timeout", "1"]).status.code(), Some(2));
     assert!(!system.table(&["nodes"]).contains("draining"));
     assert!(system.failure(&["drain", "edge-9"]).contains("no such node"));
 
@@ -282,4 +283,29 @@ fn events_come_as_they_happen() {
     let _ = child.kill();
     let _ = child.wait();
     assert_eq!(told, ["broadcast.created", "broadcast.ended"]);
+}
+
+#[test]
+fn a_wait_for_a_node_that_does_not_get_empty_ends() {
+    let system = System::start();
+    let mut publisher = spyglass(&["publish", "--demo", "--control", &system.control]);
+    let publisher = publisher.args(["--operator-key", OPERATOR]).stdout(Stdio::null()).spawn();
+    let mut publisher = publisher.unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while system.json(&["broadcasts", "--state", "live"])["broadcasts"] == serde_json::json!([]) {
+        assert!(Instant::now() < deadline, "nothing goes live");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let began = Instant::now();
+    let output = system.run(&["drain", "origin-1", "--wait", "--timeout", "1.2"]);
+    let told = String::from_utf8(output.stderr).unwrap();
+    let shown = String::from_utf8(output.stdout).unwrap();
+    publisher.kill().unwrap();
+    publisher.wait().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(began.elapsed() < Duration::from_secs(15));
+    for part in ["after 1.2 s", "0 viewers and 1 broadcast", "--timeout", "ctl undrain origin-1"] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    assert_eq!(shown, "origin-1: it still holds 0 viewers and 1 broadcast\n");
 }

@@ -1,6 +1,6 @@
 //! `ctl nodes`, `drain`, `undrain`.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use http::Method;
@@ -9,10 +9,13 @@ use spyglass_client::api::Api;
 use spyglass_media::NodeId;
 
 use super::table::{Cell, View, entries, rows};
-use super::words::{bar, percent, rate};
+use super::words::{bar, percent, plain, rate};
 
 /// How often a draining node is looked at.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// How long `drain --wait` waits where no `--timeout` is given.
+pub const PATIENCE: Duration = Duration::from_secs(600);
 
 /// The table of nodes.
 pub fn shown(view: View, answer: &Value) -> String {
@@ -81,31 +84,67 @@ pub async fn drain(api: &Api, node: &NodeId, begin: bool) -> anyhow::Result<Valu
     Ok(api.call(method, &format!("/v1/nodes/{node}/drain"), None).await?)
 }
 
-/// Waits until a draining node holds no viewer and no broadcast; `tell` hears
-/// of every change.
-pub async fn empty(api: &Api, node: &NodeId, tell: impl Fn(&str)) -> anyhow::Result<Value> {
+/// Waits until a draining node holds no viewer and no broadcast, no longer than
+/// `within`; `tell` hears of every change.
+pub async fn empty(
+    api: &Api,
+    node: &NodeId,
+    within: Duration,
+    tell: impl Fn(&str),
+) -> anyhow::Result<Value> {
+    let began = Instant::now();
     let mut told = String::new();
+    let mut kept = "nothing is known of what it still holds".to_owned();
     loop {
-        let answer = api.nodes().await?;
-        let found = entries(&answer, "nodes").iter().find(|entry| entry["id"] == *node.as_str());
-        let found = found.with_context(|| {
-            format!("node {node} is gone from the list of nodes: it was stopped or lost")
-        })?;
-        match found["state"].as_str() {
-            Some("up") => bail!("somebody took the drain of {node} back"),
-            Some("lost") => bail!("node {node} is lost: nothing is known of what it holds"),
-            _ => {}
+        let now = match api.nodes().await {
+            Ok(answer) => {
+                let found = draining(&answer, node)?;
+                let (viewers, broadcasts) = left(found);
+                if (viewers, broadcasts) == (0, 0) {
+                    return Ok(found.clone());
+                }
+                let viewers = count(viewers, "viewer");
+                kept = format!("it still holds {viewers} and {}", count(broadcasts, "broadcast"));
+                format!("{node}: {kept}")
+            }
+            // A control that is started again is waited for.
+            Err(error) if error.status().is_none_or(|status| status >= 500) => {
+                format!("{node}: {}", plain(&error.to_string()))
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let left = within.saturating_sub(began.elapsed());
+        if left.is_zero() {
+            bail!(
+                "node {node} is not empty after {} s: {kept}. It stays drained and gets nothing \
+                 new: wait on with a longer --timeout, stop it now if its players may turn to \
+                 other edges (its broadcasts' encoders must connect again), or take the drain \
+                 back with `spyglass ctl undrain {node}`",
+                within.as_secs_f64()
+            );
         }
-        let left = left(found);
-        if left == (0, 0) {
-            return Ok(found.clone());
-        }
-        let now = format!("{node} still holds {} viewers and {} broadcasts", left.0, left.1);
         if now != told {
             tell(&now);
             told = now;
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(LOOK.min(left)).await;
+    }
+}
+
+fn count(number: u64, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+/// The node in control's list, while its drain stands.
+fn draining<'a>(answer: &'a Value, node: &NodeId) -> anyhow::Result<&'a Value> {
+    let found = entries(answer, "nodes").iter().find(|entry| entry["id"] == *node.as_str());
+    let found = found.with_context(|| {
+        format!("node {node} is gone from the list of nodes: it was stopped or lost")
+    })?;
+    match found["state"].as_str() {
+        Some("up") => bail!("somebody took the drain of {node} back"),
+        Some("lost") => bail!("node {node} is lost: nothing is known of what it holds"),
+        _ => Ok(found),
     }
 }
 
