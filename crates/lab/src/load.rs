@@ -105,8 +105,12 @@ pub struct Report {
 /// Opens the viewers and waits until they are done.
 ///
 /// # Errors
-/// When the server does not answer with a playlist.
+/// When the server does not answer with a playlist, or there is no process of the
+/// id that was given.
 pub async fn run(options: &Options, stop: impl Future<Output = ()>) -> Result<Report, Error> {
+    if let Some(pid) = options.pid.filter(|pid| cpu_seconds(*pid).is_none()) {
+        return Err(Error::NoProcess { pid });
+    }
     let tls = options.trust.load().map_err(Error::Trust)?;
     let found = crate::validate::find_list(&Http::new(tls.clone()), &options.url).await?;
     let began = Instant::now();

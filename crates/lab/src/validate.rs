@@ -111,6 +111,15 @@ pub enum Error {
         /// What went wrong.
         reason: String,
     },
+    /// There is no such process whose CPU time could be read.
+    #[error(
+        "--pid {pid}: there is no such process on this machine. Give the id of the server's \
+         process, as `pgrep -n NAME` prints it, or leave --pid out"
+    )]
+    NoProcess {
+        /// As it was given.
+        pid: u32,
+    },
     /// Certificates cannot be read.
     #[error(transparent)]
     Trust(request::Error),

@@ -16,6 +16,9 @@ use crate::watch::{StatusLine, print_line};
 #[derive(clap::Subcommand, Debug)]
 pub enum Command {
     /// Check a live HLS stream against the rules of RFC 8216bis
+    ///
+    /// Speaks HTTP/1.1 at http:// addresses; at https:// HTTP/2, or HTTP/1.1 where the server
+    /// chooses that (ALPN). HTTP/3 is not spoken.
     Validate(Validate),
     /// Open many viewers on a server and tell what they saw
     #[command(subcommand)]
@@ -26,6 +29,9 @@ pub enum Command {
 #[derive(clap::Subcommand, Debug)]
 pub enum Load {
     /// Viewers who poll lists and fetch chunks
+    ///
+    /// Speaks HTTP/1.1 at http:// addresses; at https:// HTTP/2, or HTTP/1.1 where the server
+    /// chooses that (ALPN). HTTP/3 is not spoken.
     Hls(Hls),
 }
 

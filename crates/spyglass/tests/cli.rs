@@ -155,6 +155,20 @@ fn wrong_usage_is_2() {
 }
 
 #[test]
+fn load_of_a_process_that_is_not_there_is_refused() {
+    let never = u32::MAX.to_string();
+    let args = ["lab", "load", "hls", "http://127.0.0.1:9/index.m3u8", "--pid", &never];
+    let text = failure(&run(&args));
+    assert!(text.contains("--pid 4294967295: there is no such process"), "{text}");
+    for command in [&["lab", "load", "hls", "--help"][..], &["lab", "validate", "--help"]] {
+        let help = String::from_utf8(run(command).stdout).unwrap();
+        for version in ["HTTP/1.1", "HTTP/2", "HTTP/3 is not spoken"] {
+            assert!(help.contains(version), "{version}: {help}");
+        }
+    }
+}
+
+#[test]
 fn what_is_not_there_yet_says_so() {
     assert!(failure(&run(&["messages"])).contains("not part of this release yet"));
 }
