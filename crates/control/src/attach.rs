@@ -287,6 +287,7 @@ impl Session {
         let begin = async {
             let turn = turn.lock().await;
             self.registered(self.role, broadcasts, registered).await;
+            self.panel.broadcasts.on_back(&self.node);
             turn
         };
         let begun = tokio::select! {
@@ -334,6 +335,7 @@ impl Session {
                 let load = heartbeat.load.map(load).unwrap_or_default();
                 if panel.fleet().on_heartbeat(node, number, load, Instant::now()) {
                     info!(%node, "node is back");
+                    panel.broadcasts.on_back(node);
                     panel.nodes_changed.notify_one();
                 }
                 if let Some(crowds) = heartbeat.crowds {

@@ -73,6 +73,8 @@ struct Index {
     counts: [u64; Phase::ALL.len()],
     /// Of each user, those that are not over and those being made.
     of_user: HashMap<UserId, u32>,
+    /// Origins that no control hears.
+    away: HashSet<NodeId>,
 }
 
 /// A broadcast of a user's that is being made counts already.
@@ -91,6 +93,8 @@ struct Held {
     record: Arc<Record>,
     line: Arc<Line>,
     revision: Revision,
+    /// What people are told, which may not be what the record says.
+    shown: Phase,
     /// Where it stands in `Index::live`.
     live_at: Option<usize>,
 }
@@ -310,9 +314,40 @@ impl Broadcasts {
 
     /// Those that `wanted` picks.
     pub fn all(&self, wanted: impl Fn(&Record) -> bool) -> Vec<Arc<Record>> {
+        self.all_shown(|record, _| wanted(record))
+    }
+
+    /// Those that `wanted` picks by what is known and by [`Self::shown`].
+    pub fn all_shown(&self, wanted: impl Fn(&Record, Phase) -> bool) -> Vec<Arc<Record>> {
         let index = self.index.lock();
-        let records = index.held.values().map(|held| &held.record);
-        records.filter(|record| wanted(record)).cloned().collect()
+        let picked = index.held.values().filter(|held| wanted(&held.record, held.shown));
+        picked.map(|held| Arc::clone(&held.record)).collect()
+    }
+
+    /// What people are told of a broadcast. No origin can say that a broadcast
+    /// is interrupted when it was killed: what it said last stays in the record,
+    /// for it may come back and know better.
+    pub fn shown(&self, record: &Record) -> Phase {
+        self.index.lock().shown(record)
+    }
+
+    /// Which origins no control hears now.
+    pub fn on_away(&self, away: HashSet<NodeId>) {
+        let mut index = self.index.lock();
+        if index.away == away {
+            return;
+        }
+        let before = std::mem::replace(&mut index.away, away);
+        let changed: HashSet<NodeId> = before.symmetric_difference(&index.away).cloned().collect();
+        index.relist(&changed);
+    }
+
+    /// An origin is heard again.
+    pub fn on_back(&self, origin: &NodeId) {
+        let mut index = self.index.lock();
+        if let Some(origin) = index.away.take(origin) {
+            index.relist(&[origin].into());
+        }
     }
 
     /// The broadcasts of an origin that are not over.
@@ -320,7 +355,7 @@ impl Broadcasts {
         self.all(|record| record.origin == *origin && !record.is_ended())
     }
 
-    /// How many there are in each phase.
+    /// How many there are in each phase, as they are shown.
     pub fn counts(&self) -> [(Phase, u64); Phase::ALL.len()] {
         let counts = self.index.lock().counts;
         std::array::from_fn(|at| (Phase::ALL[at], counts[at]))
@@ -335,14 +370,32 @@ impl Index {
             return;
         }
         self.remove(id);
-        let listed = record.phase == Phase::Live && !record.is_private();
+        let shown = self.shown(&record);
+        let listed = shown == Phase::Live && !record.is_private();
         let live_at = listed.then_some(self.live.len());
         if listed {
             self.live.push(id);
         }
-        self.counts[record.phase as usize] += 1;
+        self.counts[shown as usize] += 1;
         self.count_user(record.memo.user.filter(|_| !record.is_ended()), true);
-        self.held.insert(id, Held { record, line: Arc::default(), revision, live_at });
+        self.held.insert(id, Held { record, line: Arc::default(), revision, shown, live_at });
+    }
+
+    fn shown(&self, record: &Record) -> Phase {
+        match record.phase {
+            Phase::Live if self.away.contains(&record.origin) => Phase::Interrupted,
+            phase => phase,
+        }
+    }
+
+    /// Takes those of these origins in anew, as they are to be shown now.
+    fn relist(&mut self, origins: &HashSet<NodeId>) {
+        let theirs = self.held.values().filter(|held| origins.contains(&held.record.origin));
+        let theirs: Vec<_> = theirs.map(|held| (Arc::clone(&held.record), held.revision)).collect();
+        for (record, revision) in theirs {
+            self.remove(record.id);
+            self.put(record, revision);
+        }
     }
 
     /// A broadcast of this user's more or less.
@@ -357,7 +410,7 @@ impl Index {
 
     fn remove(&mut self, id: BroadcastId) {
         let Some(held) = self.held.remove(&id) else { return };
-        self.counts[held.record.phase as usize] -= 1;
+        self.counts[held.shown as usize] -= 1;
         self.count_user(held.record.memo.user.filter(|_| !held.record.is_ended()), false);
         if let Some(at) = held.live_at {
             self.live.swap_remove(at);

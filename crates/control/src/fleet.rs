@@ -523,6 +523,13 @@ impl Fleet {
         since.map(|since| now.saturating_duration_since(since))
     }
 
+    /// Whether what a node said last is past: nobody has heard of it for
+    /// [`SILENCE`]. One that this control has not heard of since it started may
+    /// be about to register.
+    pub fn is_away(&self, id: &NodeId, now: Instant) -> bool {
+        self.lost_for(id, now).is_some_and(|lost| lost >= SILENCE)
+    }
+
     /// Whether any edge fetches through gateways: else who is named as one is
     /// none. An edge of an earlier release says so by what it does.
     pub fn uses_gateways(&self) -> bool {

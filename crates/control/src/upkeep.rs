@@ -95,6 +95,13 @@ async fn end_overdue(panel: &Panel) {
         let peers = panel.peers();
         panel.fleet().on_origins(origins.into_iter(), |node| peers.hear(node), instant);
     }
+    let origins: BTreeSet<&NodeId> = overdue.iter().map(|record| &record.origin).collect();
+    let away = {
+        let fleet = panel.fleet();
+        let away = origins.into_iter().filter(|origin| fleet.is_away(origin, instant));
+        away.cloned().collect()
+    };
+    panel.broadcasts.on_away(away);
     {
         let fleet = panel.fleet();
         overdue.retain(|record| {

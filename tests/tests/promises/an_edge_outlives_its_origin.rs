@@ -1,9 +1,11 @@
 //! The origin is away: an edge goes on serving the list it has, after a wait of
-//! a second and with its true age, and the chunks it has at once.
+//! a second and with its true age, and the chunks it has at once. Control does
+//! not say that a broadcast is live whose origin nobody hears.
 
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use hyper::Method;
+use serde_json::{Value, json};
 use spyglass_tests::eventually;
 use spyglass_tests::ffmpeg::{self, Clip, Ffmpeg};
 use spyglass_tests::hls::List;
@@ -29,6 +31,9 @@ async fn an_edge_outlives_its_origin() {
     })
     .await;
     assert!(age < 30, "{age}");
+    system.wait_for_state(&broadcast.id, "interrupted", Duration::from_secs(10)).await;
+    let drawn = system.anyone(Method::GET, "/v1/broadcasts", Value::Null).await.expect(200);
+    assert_eq!(drawn.json()["live"], 0);
     assert!(waited < Duration::from_secs(4), "a bounded wait, not a hang: {waited:?}");
     let kept = system.client.get(&format!("{base}/{chunk}")).await.expect(200);
     assert_eq!(kept.body, bytes);

@@ -56,6 +56,38 @@ async fn only_public_and_live_ones_are_drawn() {
     assert_eq!(broadcasts.running_on(&"o".parse().unwrap()).len(), 4);
 }
 
+#[tokio::test]
+async fn one_whose_origin_is_away_is_shown_as_interrupted() {
+    let dir = tempfile::tempdir().unwrap();
+    let broadcasts = open(&dir).await;
+    let origin: NodeId = "o".parse().unwrap();
+    for number in 0..3 {
+        broadcasts.create(record(number)).await.unwrap();
+    }
+    for number in 0..2 {
+        broadcasts.change(record(number).id, live).await.unwrap();
+    }
+    let shown = |number| broadcasts.shown(&broadcasts.get(record(number).id).unwrap());
+    let seen = || {
+        let found = broadcasts.all_shown(|_, phase| phase == Phase::Interrupted).len();
+        let counted = broadcasts.counts()[Phase::Interrupted as usize].1;
+        (broadcasts.sample(50, 1).1, found, counted)
+    };
+    assert_eq!((seen(), shown(0)), ((2, 0, 0), Phase::Live));
+    broadcasts.on_away(["another".parse().unwrap()].into());
+    assert_eq!(seen(), (2, 0, 0));
+    broadcasts.on_away([origin.clone()].into());
+    assert_eq!((seen(), shown(0), shown(2)), ((0, 2, 2), Phase::Interrupted, Phase::Created));
+    assert_eq!(broadcasts.get(record(0).id).unwrap().phase, Phase::Live, "nothing was written");
+    // What changes meanwhile is shown as the rest.
+    broadcasts.change(record(2).id, live).await.unwrap();
+    let end = |record: &mut Record| record.on_end(EndedBy::Request, UtcTime::default());
+    broadcasts.change(record(1).id, end).await.unwrap();
+    assert_eq!(seen(), (0, 2, 2));
+    broadcasts.on_back(&origin);
+    assert_eq!((seen(), shown(0)), ((2, 0, 0), Phase::Live));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_has_no_more_than_the_quota_however_many_are_made_at_once() {
     let dir = tempfile::tempdir().unwrap();

@@ -87,7 +87,7 @@ pub fn shown(panel: &Panel, record: &Record) -> Value {
         "id": record.id,
         "title": record.memo.title,
         "user": record.memo.user,
-        "state": record.phase.as_str(),
+        "state": panel.broadcasts.shown(record).as_str(),
         "origin": record.origin,
         // The edge through which the others fetch it.
         "gateway": panel.shown_gateway(record.id),

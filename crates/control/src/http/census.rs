@@ -93,8 +93,8 @@ struct Wanted {
 
 impl Wanted {
     fn page(&self, panel: &Panel, limit: usize) -> Value {
-        let mut found = panel.broadcasts.all(|record| {
-            self.phase.is_none_or(|phase| record.phase == phase)
+        let mut found = panel.broadcasts.all_shown(|record, shown| {
+            self.phase.is_none_or(|phase| shown == phase)
                 && self.user.is_none_or(|user| record.memo.user == Some(user))
         });
         let total = found.len();

@@ -325,8 +325,8 @@ fn broadcasts() -> Shapes {
             json!({
                 "type": "string",
                 "enum": ["created", "live", "interrupted", "ended"],
-                "description": "live: media flows. interrupted: the publisher is gone and may \
-                    come back. ended: for good",
+                "description": "live: media flows. interrupted: the publisher is gone, or nothing \
+                    was heard of its origin for 5 s; it may come back. ended: for good",
             }),
         ),
         (
