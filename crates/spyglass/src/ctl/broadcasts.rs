@@ -115,7 +115,7 @@ pub fn one(view: View, answer: &Value) -> String {
         ("id", Cell::of(&answer["id"])),
         ("title", Cell::of(&answer["title"])),
         ("state", Cell::state(&answer["state"])),
-        ("private", Cell::of(&answer["private"])),
+        ("for", Cell::new(audience(answer).to_owned())),
         ("user", Cell::of(&answer["user"])),
         ("origin", Cell::of(&answer["origin"])),
         ("gateway", Cell::of(&answer["gateway"])),
@@ -130,6 +130,7 @@ pub fn one(view: View, answer: &Value) -> String {
         "title",
         "state",
         "private",
+        "open",
         "user",
         "gateway",
         "origin",
@@ -147,6 +148,18 @@ pub fn one(view: View, answer: &Value) -> String {
         .collect();
     lines.extend(names.iter().map(|(name, value)| (name.as_str(), Cell::of(value))));
     pairs(view, &lines)
+}
+
+/// Who may watch. The API does not say whom a private broadcast names, nor how
+/// many they are. A record knows no more than whether it was private.
+fn audience(answer: &Value) -> &'static str {
+    match (answer["private"].as_bool(), answer["open"].as_bool()) {
+        (Some(true), _) => "private: only the users it was made for, who must join",
+        (Some(false), Some(true)) => "anyone, also without joining",
+        (Some(false), Some(false)) => "anyone who joins",
+        (Some(false), None) => "anyone",
+        (None, _) => "",
+    }
 }
 
 /// Who watches, and how many on each node.
@@ -252,5 +265,17 @@ mod tests {
         let counts = json!({"push": 1, "hls": 0, "total": 1, "anonymous_estimate": 3});
         let text = super::one(view, &json!({"id": "a", "viewers": counts}));
         assert!(text.contains("1 (1 push, 0 HLS), about 3 more who did not join"), "{text}");
+    }
+
+    #[test]
+    fn it_is_said_who_may_watch() {
+        for (private, open, said) in [
+            (true, true, "only the users"),
+            (false, true, "without joining"),
+            (false, false, "anyone who joins"),
+        ] {
+            let text = super::one(VIEW, &json!({"id": "a", "private": private, "open": open}));
+            assert!(text.contains(said) && !text.contains("open"), "{text}");
+        }
     }
 }
