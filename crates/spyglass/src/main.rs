@@ -13,7 +13,7 @@ mod watch;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{FromArgMatches as _, Parser, Subcommand};
 use spyglass_daemon::{Shutdown, log};
 
 /// glibc's gathers what was freed when somebody asks for much, and everybody
@@ -55,7 +55,8 @@ enum Command {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let matches = with_plain_usage(command()).get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     match run(cli.command).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -68,6 +69,22 @@ async fn main() -> ExitCode {
 /// The command line, for who must know all of its flags.
 fn command() -> clap::Command {
     <Cli as clap::CommandFactory>::command()
+}
+
+/// Usage as --help shows it, also where something is wrong: clap would list what
+/// was given, from the environment too, as if the operator's key had to be.
+fn with_plain_usage(mut command: clap::Command) -> clap::Command {
+    fn fix(command: &mut clap::Command) {
+        for below in command.get_subcommands_mut() {
+            fix(below);
+            let usage = below.render_usage().to_string();
+            let usage = usage.trim_start_matches("Usage: ").to_owned();
+            *below = std::mem::take(below).override_usage(usage);
+        }
+    }
+    command.build();
+    fix(&mut command);
+    command
 }
 
 /// Every viewer is an open file; the usual soft limit of 1,024 is for programs
