@@ -2,10 +2,10 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 use clap::Args;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -147,7 +147,7 @@ pub async fn control(args: ControlArgs, shutdown: Shutdown) -> anyhow::Result<()
         let file = args.files.config.as_deref();
         anyhow::Error::msg(config::told(file, &overlay, wrong.key, wrong.advice))
     })?;
-    let _alone = StateLock::take(&config.state)?;
+    let _alone = alone(&config.state)?;
     let control = Control::load(config).await?;
     let reload = Reload {
         file: args.files.config.clone(),
@@ -175,7 +175,7 @@ pub async fn origin(args: OriginArgs, shutdown: Shutdown) -> anyhow::Result<()> 
     log::init(config.log_format);
     warn_of_unknown_variables();
     config.check_addresses()?;
-    let _alone = StateLock::take(&config.state)?;
+    let _alone = alone(&config.state)?;
     let origin = Origin::load(config).await?;
     let reload = Reload {
         file: args.files.config.clone(),
@@ -201,7 +201,8 @@ pub async fn edge(args: EdgeArgs, shutdown: Shutdown) -> anyhow::Result<()> {
     log::init(config.log_format);
     warn_of_unknown_variables();
     config.check_addresses()?;
-    let _alone = StateLock::take(&config.state)?;
+    check_tls(&config)?;
+    let _alone = alone(&config.state)?;
     let edge = Edge::load(config).await?;
     let reload = Reload {
         file: args.files.config.clone(),
@@ -216,6 +217,41 @@ pub async fn edge(args: EdgeArgs, shutdown: Shutdown) -> anyhow::Result<()> {
     tokio::spawn(reload.on_hangup()?);
     let (health, entry) = (edge.addresses().health, json!({"edges": [edge_entry(&edge)]}));
     serve(edge.run(shutdown.clone()), &args.files, &health, entry, shutdown).await
+}
+
+/// Takes the state directory for this process.
+///
+/// # Errors
+/// When another process has it, or it cannot be made or written: which flag gave
+/// it and what to do.
+pub fn alone(state: &Path) -> anyhow::Result<StateLock> {
+    StateLock::take(state).map_err(|error| match error.kind() {
+        std::io::ErrorKind::WouldBlock => error.into(),
+        _ => no_state(state, &error),
+    })
+}
+
+/// A state directory that cannot be used.
+pub fn no_state(state: &Path, error: &std::io::Error) -> anyhow::Error {
+    anyhow!(
+        "--state {}: {error}: give a directory that this user can make and write in",
+        state.display()
+    )
+}
+
+/// Refuses a certificate that nothing would serve.
+///
+/// # Errors
+/// When there is a certificate and no HTTPS listener.
+pub fn check_tls(config: &spyglass_edge::Config) -> anyhow::Result<()> {
+    match &config.tls_cert {
+        Some(cert) if config.https.is_none() => bail!(
+            "--tls-cert {}: nothing is served with it: give --https ADDR as well, e.g. \
+             --https 0.0.0.0:8443, or leave --tls-cert and --tls-key out",
+            cert.display()
+        ),
+        _ => Ok(()),
+    }
 }
 
 /// Says that there is no such service yet.

@@ -16,7 +16,6 @@ use anyhow::Context as _;
 use serde::Serialize;
 use serde_json::json;
 use spyglass_control::Control;
-use spyglass_daemon::state::StateLock;
 use spyglass_daemon::{Backoff, Shutdown, config, log, random};
 use spyglass_edge::Edge;
 use spyglass_origin::Origin;
@@ -55,6 +54,10 @@ pub struct Args {
     #[arg(long, value_name = "ADDR", env = "SPYGLASS_LISTEN", value_parser = plan::checked_listen)]
     #[serde(skip_serializing_if = "Option::is_none")]
     listen: Option<String>,
+    /// Name or address by which viewers and encoders reach this machine; with --listen 0.0.0.0
+    #[arg(long, value_name = "HOST", env = "SPYGLASS_PUBLIC_HOST", value_parser = plan::checked_host)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    public_host: Option<String>,
     /// Metrics and health on addresses of their own: control here, the others on the ports behind it
     #[arg(long, value_name = "ADDR", env = "SPYGLASS_ADMIN")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -97,16 +100,20 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
 
     let config: spyglass_control::Config = config::from_table(plan.control())?;
     // Each service's own, as it is when that service runs by itself.
-    let mut alone = vec![StateLock::take(&config.state)?];
+    plan.reachable(config.check_addresses())?;
+    let mut alone = vec![service::alone(&config.state)?];
     let control = Control::load(config).await.context("control")?;
     let grpc = control.addresses().grpc;
     let config: spyglass_origin::Config = config::from_table(plan.origin(&grpc))?;
-    alone.push(StateLock::take(&config.state)?);
+    plan.reachable(config.check_addresses())?;
+    alone.push(service::alone(&config.state)?);
     let origin = Origin::load(config).await.context("origin")?;
     let mut edges = Vec::new();
     for index in 0..plan.edges {
         let config: spyglass_edge::Config = config::from_table(plan.edge(index, &grpc))?;
-        alone.push(StateLock::take(&config.state)?);
+        plan.reachable(config.check_addresses())?;
+        service::check_tls(&config).with_context(|| plan::edge_id(index))?;
+        alone.push(service::alone(&config.state)?);
         let edge = Edge::load(config).await;
         edges.push(edge.with_context(|| plan::edge_id(index))?);
     }

@@ -155,6 +155,54 @@ fn wrong_usage_is_2() {
 }
 
 #[test]
+fn up_on_every_address_wants_to_know_what_others_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().to_str().unwrap();
+    for listen in ["0.0.0.0", "0.0.0.0:0", "::"] {
+        let text = failure(&run(&["up", "--listen", listen, "--state", state]));
+        assert!(text.contains("--listen") && text.contains("--public-host HOST"), "{text}");
+    }
+    let output = run(&["up", "--public-host", "http://x:80"]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+}
+
+#[test]
+fn a_certificate_without_a_listener_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().to_str().unwrap();
+    let edge = ["edge", "--state", state, "--cluster-key", KEY, "--http", "127.0.0.1:0"];
+    let tls = ["--grpc", "127.0.0.1:0", "--tls-cert", "c.pem", "--tls-key", "k.pem"];
+    let text = failure(&run(&[&edge[..], &tls].concat()));
+    assert!(text.contains("--tls-cert c.pem") && text.contains("give --https ADDR"), "{text}");
+}
+
+#[test]
+fn a_state_that_cannot_be_is_told_with_its_flag() {
+    for command in ["up", "control", "origin", "edge"] {
+        let mut command = spyglass(&[command, "--state", "/proc/nope"]);
+        let output = command.env("SPYGLASS_CLUSTER_KEY", KEY).output().unwrap();
+        let text = failure(&output);
+        assert!(text.contains("--state /proc/nope: "), "{text}");
+        assert!(text.contains("give a directory that this user can make"), "{text}");
+    }
+}
+
+#[test]
+fn usage_names_what_must_be_given_and_nothing_else() {
+    for (args, usage) in [
+        (&["watch"][..], "Usage: spyglass watch [OPTIONS] <ID>\n"),
+        (&["ctl", "drain"], "Usage: spyglass ctl drain [OPTIONS] <NODE>\n"),
+        (&["ctl", "nodes", "--bogus"], "Usage: spyglass ctl nodes [OPTIONS]\n"),
+    ] {
+        let mut command = spyglass(args);
+        let output = command.env("SPYGLASS_OPERATOR_KEY", "some-secret").output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(text.contains(usage), "{args:?}: {text}");
+    }
+}
+
+#[test]
 fn load_of_a_process_that_is_not_there_is_refused() {
     let never = u32::MAX.to_string();
     let args = ["lab", "load", "hls", "http://127.0.0.1:9/index.m3u8", "--pid", &never];

@@ -4,16 +4,20 @@
 //! table of the service, environment and flags; the later wins.
 
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, Error, bail};
+use http::uri::Authority;
 use serde::Deserialize;
 use spyglass_daemon::config::{self, merge};
+use spyglass_daemon::listen::Untold;
 use spyglass_daemon::state::StateDir;
 use spyglass_daemon::{log, random};
 use spyglass_media::Location;
 use toml::{Table, Value};
+
+use crate::service::no_state;
 
 /// Most edges in one process; more belong on machines of their own.
 const MOST_EDGES: usize = 32;
@@ -41,6 +45,7 @@ pub struct Settings<C = Table, O = Table, E = Table> {
     /// Whether to broadcast the built-in clip.
     pub demo: bool,
     listen: Option<String>,
+    public_host: Option<String>,
     admin: Option<SocketAddr>,
     edge_location: Vec<String>,
     operator_key: Option<Value>,
@@ -92,6 +97,17 @@ impl Plan {
             None => (Ipv4Addr::LOCALHOST.into(), false),
             Some(text) => listen(text).with_context(|| format!("--listen {text}"))?,
         };
+        if let Some(name) = &settings.public_host {
+            checked_host(name)
+                .map_err(Error::msg)
+                .with_context(|| format!("--public-host {name}"))?;
+            if free_ports {
+                bail!(
+                    "--public-host {name}: what others are told needs ports that are known \
+                     beforehand: give --listen without port 0"
+                );
+            }
+        }
         for text in &settings.edge_location {
             let (id, _) = place(text).with_context(|| format!("--edge-location {text}"))?;
             if !(0..edges).any(|index| edge_id(index) == id) {
@@ -99,13 +115,13 @@ impl Plan {
             }
         }
         let path = settings.state.clone().unwrap_or_else(|| PathBuf::from("spyglass-data"));
-        let failed = || format!("--state {}", path.display());
-        let state = StateDir::open(&path).with_context(failed)?;
-        let cluster_key = match state.read("cluster-key").with_context(failed)? {
+        let failed = |error| no_state(&path, &error);
+        let state = StateDir::open(&path).map_err(failed)?;
+        let cluster_key = match state.read("cluster-key").map_err(failed)? {
             Some(key) => String::from_utf8(key).context("the cluster key in the state")?,
             None => {
                 let key: String = random::<16>().iter().map(|byte| format!("{byte:02x}")).collect();
-                state.write("cluster-key", key.as_bytes()).with_context(failed)?;
+                state.write("cluster-key", key.as_bytes()).map_err(failed)?;
                 key
             }
         };
@@ -148,11 +164,28 @@ impl Plan {
         table
     }
 
+    /// Passes on whether a service's addresses can be told to others; where it was
+    /// --listen that gave one that cannot, says what `up` takes for it.
+    pub fn reachable(&self, told: Result<(), Untold>) -> anyhow::Result<()> {
+        match told {
+            Err(_) if self.ip.is_unspecified() && self.settings.public_host.is_none() => bail!(
+                "--listen {}: that is every address and none to tell others: give \
+                 --public-host HOST as well, the name or address by which viewers and encoders \
+                 reach this machine",
+                self.ip
+            ),
+            told => Ok(told?),
+        }
+    }
+
     fn base(&self, state: &str, place: usize, ports: &[(&str, usize)]) -> Table {
         let mut table = Table::new();
         for &(key, port) in ports {
             let port = if self.free_ports { 0 } else { u16::try_from(port).unwrap_or(0) };
             insert(&mut table, key, &SocketAddr::new(self.ip, port).to_string());
+            if let Some(url) = self.public(key, port) {
+                insert(&mut table, &format!("public_{key}"), &url);
+            }
         }
         if let Some(mut admin) = self.settings.admin {
             if admin.port() != 0 {
@@ -164,6 +197,20 @@ impl Plan {
         insert(&mut table, "state", &self.state.path().join(state).display().to_string());
         insert(&mut table, "cluster_key", &self.cluster_key);
         table
+    }
+
+    /// What others are told of a listener, where that is not its address. The
+    /// services themselves find each other without leaving the machine.
+    fn public(&self, key: &str, port: u16) -> Option<String> {
+        let name = self.settings.public_host.as_deref()?;
+        let name = if name.parse::<Ipv6Addr>().is_ok() { format!("[{name}]") } else { name.into() };
+        match key {
+            "rtmp" => Some(format!("rtmp://{name}:{port}/live")),
+            "http" => Some(format!("http://{name}:{port}")),
+            _ if !self.ip.is_unspecified() => None,
+            _ if self.ip.is_ipv6() => Some(format!("http://[::1]:{port}")),
+            _ => Some(format!("http://127.0.0.1:{port}")),
+        }
     }
 
     /// What a person wants to know once everything runs.
@@ -191,10 +238,6 @@ impl Plan {
         line("ffmpeg", &format!("ffmpeg -re -i any.mp4 -c copy -f flv {rtmp}/STREAM_KEY"));
         line("OBS", &format!("Settings, Stream, Custom: server {rtmp}, and the stream key"));
         line("stop", "Ctrl-C");
-        if self.ip.is_unspecified() {
-            line("", "");
-            line("note", "other machines need public_http and public_rtmp: see docs/operate.md");
-        }
         text
     }
 }
@@ -223,6 +266,19 @@ pub fn checked_edges(text: &str) -> Result<usize, String> {
 /// As it was given, if it is an address.
 pub fn checked_listen(text: &str) -> Result<String, String> {
     listen(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
+}
+
+/// As it was given, if it is the name or address of a host, without scheme and port.
+pub fn checked_host(text: &str) -> Result<String, String> {
+    let plain = text.parse::<Ipv6Addr>().is_ok()
+        || text.parse::<Authority>().is_ok_and(|parsed| parsed.host() == text);
+    let nowhere = ["0.0.0.0", "::", "[::]"].contains(&text);
+    if plain && !nowhere {
+        return Ok(text.to_owned());
+    }
+    Err("give a name or an address that others reach, without http:// and port, e.g. \
+         live.example.com"
+        .to_owned())
 }
 
 /// As it was given, if it is an edge's place.
@@ -285,8 +341,26 @@ mod tests {
         assert_eq!(text(&free.origin(""), "rtmp"), "127.0.0.1:0");
         let world = plan("", "listen = '0.0.0.0'").unwrap();
         assert_eq!(text(&world.edge(0, ""), "http"), "0.0.0.0:8281");
+        assert!(world.edge(0, "").get("public_http").is_none());
         let error = plan("", "listen = 'localhost'").unwrap_err();
         assert_eq!(error.to_string(), "--listen localhost");
+    }
+
+    #[test]
+    fn others_are_told_the_host_and_the_services_each_other() {
+        let flags = "listen = '0.0.0.0'\npublic_host = 'live.example.com'";
+        let world = plan("[control]\npublic_http = 'https://front.example'", flags).unwrap();
+        assert_eq!(text(&world.control(), "public_http"), "https://front.example");
+        assert_eq!(text(&world.origin(""), "public_rtmp"), "rtmp://live.example.com:1935/live");
+        assert_eq!(text(&world.origin(""), "public_grpc"), "http://127.0.0.1:9180");
+        assert_eq!(text(&world.edge(1, ""), "public_http"), "http://live.example.com:8282");
+        let six = plan("", "listen = '::'\npublic_host = '2001:db8::1'").unwrap();
+        assert_eq!(text(&six.edge(0, ""), "public_http"), "http://[2001:db8::1]:8281");
+        assert_eq!(text(&six.edge(0, ""), "public_grpc"), "http://[::1]:9281");
+        for bad in ["http://h", "h:80", "h/x", "0.0.0.0", "::", "", "a b"] {
+            assert!(plan("", &format!("public_host = '{bad}'")).is_err(), "{bad}");
+        }
+        assert!(plan("", "listen = '0.0.0.0:0'\npublic_host = 'h'").is_err());
     }
 
     #[test]
