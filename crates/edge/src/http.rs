@@ -97,7 +97,7 @@ impl Handler {
             }
             Method::GET | Method::HEAD => {}
             Method::OPTIONS => {
-                self.metrics.request("other", CacheStatus::Hit);
+                self.metrics.request("other", CacheStatus::Local);
                 return self.responder.options();
             }
             _ => return refuse(Refusal::Method),
@@ -224,7 +224,7 @@ impl Handler {
                 let below = path.rsplit_once('/').map_or("", |(below, _)| below);
                 let steering = Arc::clone(&self.steering.read());
                 let answer = Prebuilt::steering(steering.document(below, player).into());
-                let status = CacheStatus::Hit;
+                let status = CacheStatus::Local;
                 (self.responder.found(&answer, status, Duration::ZERO, asked), status)
             }
             Err((refusal, status)) => (self.responder.refused(refusal, status, asked.head), status),

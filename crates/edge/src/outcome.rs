@@ -21,11 +21,14 @@ pub enum CacheStatus {
     Unreachable,
     /// A refusal made here.
     Negative,
+    /// Made here and now, of nothing that is cached: neither a hit nor
+    /// forwarded (RFC 9211 section 2 lets such an answer claim nothing).
+    Local,
 }
 
 impl CacheStatus {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Hit,
         Self::Miss,
         Self::MissCollapsed,
@@ -33,6 +36,7 @@ impl CacheStatus {
         Self::StaleCollapsed,
         Self::Unreachable,
         Self::Negative,
+        Self::Local,
     ];
 
     /// The metric's label.
@@ -45,6 +49,7 @@ impl CacheStatus {
             Self::StaleCollapsed => "stale_collapsed",
             Self::Unreachable => "unreachable",
             Self::Negative => "negative",
+            Self::Local => "local",
         }
     }
 
@@ -58,6 +63,7 @@ impl CacheStatus {
             Self::StaleCollapsed => "fwd=stale; collapsed",
             Self::Unreachable => "fwd=stale; detail=unreachable",
             Self::Negative => "hit; detail=negative",
+            Self::Local => "detail=local",
         }
     }
 
@@ -104,6 +110,7 @@ mod tests {
         assert_eq!(values.get(CacheStatus::Hit), "edge-1; hit");
         assert_eq!(values.get(CacheStatus::StaleCollapsed), "edge-1; fwd=stale; collapsed");
         assert_eq!(values.get(CacheStatus::Negative), "edge-1; hit; detail=negative");
+        assert_eq!(values.get(CacheStatus::Local), "edge-1; detail=local");
         let values = CacheStatusValues::new(&"1".parse().unwrap());
         assert_eq!(values.get(CacheStatus::Miss), "\"1\"; fwd=miss");
     }

@@ -429,7 +429,7 @@ impl Responder {
     /// The answer to OPTIONS, a CORS preflight mostly: the same for every path.
     pub fn options(&self) -> Response<Body> {
         let mut headers = common("no-store");
-        headers.insert(CACHE_STATUS, self.statuses.get(CacheStatus::Hit));
+        headers.insert(CACHE_STATUS, self.statuses.get(CacheStatus::Local));
         headers.insert(ALLOW, METHODS);
         headers.insert(ACCESS_CONTROL_ALLOW_METHODS, METHODS);
         let asked = HeaderValue::from_static("Range, If-None-Match, If-Range, Cache-Control");

@@ -140,6 +140,7 @@ async fn methods() {
     for method in [Method::POST, Method::PUT, Method::DELETE, Method::PATCH, Method::TRACE] {
         let answer = ask(world.edge, method, &list, &[]).await;
         assert_eq!((answer.status, answer.header("allow")), (405, "GET, HEAD, OPTIONS"));
+        assert_eq!(answer.cache(), NEGATIVE);
         every_header(&answer);
     }
     let preflight = [
@@ -151,6 +152,7 @@ async fn methods() {
         let answer = ask(world.edge, Method::OPTIONS, path, &preflight).await;
         assert_eq!(answer.status, 204);
         assert_eq!(answer.header("access-control-allow-methods"), "GET, HEAD, OPTIONS");
+        assert_eq!(answer.cache(), "detail=local", "no cache made it");
         every_header(&answer);
     }
     let body =

@@ -54,7 +54,7 @@ async fn an_edge_says_where_else_its_players_may_go() {
     assert_eq!(answer.header("content-type"), "application/json");
     assert_eq!(answer.header("cache-control"), "public, max-age=1");
     assert_eq!(answer.header("access-control-allow-origin"), "*");
-    assert_eq!(answer.header("cache-status"), "edge-t; hit");
+    assert_eq!(answer.header("cache-status"), "edge-t; detail=local");
     assert_eq!(answer.header("vary"), "Accept-Encoding");
     assert!(answer.header("etag").len() > 2 && answer.header("age") == "0");
 
