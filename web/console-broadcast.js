@@ -15,7 +15,7 @@ export function openBroadcast(api, changed) {
 
   const look = every(EVERY, api.over.signal, async () => {
     const view = shown;
-    if (!view) return;
+    if (!view || view.over) return;
     const path = `/v1/broadcasts/${view.id}`;
     try {
       const [broadcast, watching, delay] = await Promise.all([
@@ -99,17 +99,25 @@ function detail(api, id, changed) {
     } };
   }
 
+  let seen = false;
+
   return {
     id,
+    /** There is none of this id, and there will be none: ids are not given twice. */
+    over: false,
     elements: [
       h("div", { class: "title" }, h("div", null, title, state), h("div", { class: "row" }, watch, end, close)),
       facts, delays.element, who, viewers.whole,
     ],
     gone() {
-      text(title, "There is no such broadcast any more.");
-      end.disabled = true;
+      this.over = true;
+      text(title, seen ? "This broadcast is not there any more" : "There is no such broadcast");
+      text(state, id);
+      state.removeAttribute("data-state");
+      for (const element of [watch, end, facts, delays.element, who, viewers.whole]) element.hidden = true;
     },
     update(broadcast, watching, delay) {
+      seen = true;
       text(title, broadcast.title || "Untitled");
       text(state, broadcast.state);
       state.dataset.state = broadcast.state;

@@ -9,12 +9,14 @@ const element = (name) => document.getElementById(name);
 const video = element("video");
 const words = {
   created: "Not live yet", live: "Live", interrupted: "Interrupted, waiting for the broadcaster",
-  ended: "Ended", unknown: "Not found",
+  ended: "Ended", unknown: "No such broadcast",
 };
 /** An edge whose picture stands for so long is left. */
 const STANDING = 8000;
 
 let joined = null;
+/** There is none of this id: ids are not given twice, so nothing will come. */
+let nothing = false;
 /** Of the edges that were offered, the one that plays. */
 let turn = 0;
 /** How much control's clock is ahead, in milliseconds, once that is known. */
@@ -48,6 +50,7 @@ function headers() {
 
 /** What is known of the broadcast, every five seconds until it has ended. */
 async function look() {
+  if (nothing) return;
   try {
     const answer = await fetch(api, { headers: headers(), signal: AbortSignal.timeout(10000) });
     if (answer.ok) {
@@ -171,10 +174,17 @@ async function join() {
     video.hidden = !joined;
     showState("ended");
     say("This broadcast has ended.");
+  } else if (answer.status === 404 && joined) {
+    // It was there: control was started again and will hear of it from its origin.
+    say("Control does not know this broadcast at the moment. Trying again…");
+    setTimeout(join, 5000);
   } else if (answer.status === 404) {
+    nothing = true;
     video.hidden = true;
     showState("unknown");
-    say("There is no such broadcast, or it is not for everybody.");
+    put("title", "No such broadcast");
+    document.title = "No such broadcast · Spyglass";
+    say("There is no broadcast at this address, or it is private and not for everybody. Check the address, or see what is live on the first page.");
   } else if (answer.status === 403) {
     say(body.detail ?? "You may not watch this broadcast.");
   } else {

@@ -47,3 +47,19 @@ async fn a_browser_plays_it() {
                  && document.getElementById('message').hidden";
     watch.wait_for(again, limit).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_no_broadcast_says_so_and_rests() {
+    let system = System::up(&["--edges", "1"]).await;
+    let mut page = Page::open(&system.control_url("/watch/0000000000000")).await;
+    let told = "document.getElementById('state').textContent === 'No such broadcast' \
+                && document.title.startsWith('No such broadcast') \
+                && document.getElementById('message').innerText.includes('no broadcast at this')";
+    page.wait_for(told, Duration::from_secs(20)).await;
+    // Longer than between two looks: it asked once, to join.
+    page.eval("window.told = performance.now()").await;
+    page.wait_for("performance.now() > window.told + 6000", Duration::from_secs(20)).await;
+    let asked = "performance.getEntriesByType('resource') \
+                 .filter(({name}) => name.includes('/v1/broadcasts/')).length";
+    assert_eq!(page.eval(asked).await, 1);
+}

@@ -103,6 +103,10 @@ async fn the_console_shows_what_happens() {
         let told = format!("!!document.querySelector('#events-list [data-event=\"{event}\"]')");
         page.wait_for(&told, SOON).await;
     }
+    page.eval("location.hash = '#broadcast=0000000000000'").await;
+    let none = "document.getElementById('detail-title').textContent === 'There is no such broadcast' \
+                && document.getElementById('end').hidden";
+    page.wait_for(none, SOON).await;
     page.eval("location.hash = '#audit'").await;
     for action in ["kick", "drainNode", "endBroadcast"] {
         let written =
