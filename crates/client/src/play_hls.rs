@@ -168,6 +168,9 @@ impl HlsViewer {
             if let Some(media) = self.guide.attend(&self.http) {
                 self.go_to(media);
             }
+            if let Some(sequence) = self.follower.lost() {
+                return Ok(Event::Missed { sequence });
+            }
             if let Some(next) = self.queue.front().cloned() {
                 let event = self.fetch(&next).await?;
                 self.queue.pop_front();

@@ -18,7 +18,8 @@ pub enum Event {
         /// How long nothing is there.
         duration: Duration,
     },
-    /// A chunk could not be had from any edge.
+    /// A chunk could not be had from any edge, or left the list before it was asked
+    /// for.
     Missed {
         /// Its place.
         sequence: u64,

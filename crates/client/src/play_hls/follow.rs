@@ -1,5 +1,6 @@
 //! What a viewer fetches next and when it polls again. Pure.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use spyglass_media::{MediaTime, UtcTime};
@@ -60,6 +61,8 @@ pub(super) struct Follower {
     next: Option<(Place, MediaTime, Option<UtcTime>)>,
     loads: u64,
     target: Duration,
+    /// Chunks that were wanted and that no list has any more.
+    lost: Range<u64>,
 }
 
 /// How far media time moves for chunks that were missed, when no date tells.
@@ -68,7 +71,13 @@ const MOST_MISSED: u32 = 10;
 impl Follower {
     pub(super) fn new(prebuffer: Duration, low_latency: bool) -> Self {
         let target = Duration::from_secs(3);
-        Self { prebuffer, low_latency, next: None, loads: 0, target }
+        Self { prebuffer, low_latency, next: None, loads: 0, target, lost: 0..0 }
+    }
+
+    /// The next of the chunks that the window moved past, no more than
+    /// [`MOST_MISSED`] of them.
+    pub(super) fn lost(&mut self) -> Option<u64> {
+        self.lost.next()
     }
 
     /// The part to wait for, when the list may be asked for by it.
@@ -101,6 +110,8 @@ impl Follower {
         // The window has moved past what was wanted.
         let missed = list.sequence.saturating_sub(wanted.0);
         if missed > 0 {
+            // After an origin that lost its state the numbers say nothing.
+            self.lost = wanted.0..wanted.0.saturating_add(missed.min(MOST_MISSED.into()));
             let stated = list.items.first().and_then(|item| item.date);
             start = start
                 + match (date, stated) {
@@ -311,11 +322,14 @@ mod tests {
     fn missed_chunks_leave_a_hole_in_time() {
         let mut follower = Follower::new(3 * S, false);
         follower.on_list(&list(10..16));
+        assert_eq!(follower.lost(), None);
         assert_eq!(found(&follower.on_list(&list(18..19))), [(18, 9000, true)]);
+        assert_eq!([follower.lost(), follower.lost(), follower.lost()], [Some(16), Some(17), None]);
         // A sequence that jumped, because an origin lost its state, does not.
         let mut jumped = list(1_000_000..1_000_001);
         jumped.items[0].date = Some(UtcTime::from_millis(19 * 3000 + 500));
         assert_eq!(found(&follower.on_list(&jumped)), [(1_000_000, 12_500, true)]);
+        assert_eq!(std::iter::from_fn(|| follower.lost()).count(), MOST_MISSED as usize);
     }
 
     #[test]

@@ -147,7 +147,7 @@ pub struct Report {
     pub bytes: u64,
     /// Chunks announced as missing media.
     pub gaps: u64,
-    /// Chunks no edge could give.
+    /// Chunks no edge could give, or that left the list before they were asked for.
     pub missed: u64,
     /// Units of media that came after their time and were discarded.
     pub late: u64,
