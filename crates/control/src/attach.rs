@@ -363,6 +363,13 @@ impl Session {
                 self.on_records(page.broadcasts).await;
                 Ok(())
             }
+            Kind::Leaving(control::Leaving {}) => {
+                if panel.fleet().on_leaving(node, number) {
+                    info!(%node, "node stops; nobody is sent there any more");
+                    panel.nodes_changed.notify_one();
+                }
+                Ok(())
+            }
             Kind::Delays(report) => {
                 let is_known = |id| panel.broadcasts.get(id).is_some();
                 panel.delays.on_report(&report, is_known, Instant::now());

@@ -167,6 +167,8 @@ struct Member {
     /// Another control hears of it.
     elsewhere: bool,
     draining: bool,
+    /// Its process stops.
+    leaving: bool,
     load: Load,
     /// The load as placement sees it.
     standing: Arc<Standing>,
@@ -176,7 +178,7 @@ struct Member {
 
 impl Member {
     fn state(&self) -> State {
-        match (self.lost, self.draining) {
+        match (self.lost, self.draining || self.leaving) {
             (true, _) => State::Lost,
             (false, true) => State::Draining,
             (false, false) => State::Up,
@@ -268,6 +270,7 @@ impl Fleet {
             lost: false,
             elsewhere: false,
             draining: false,
+            leaving: false,
             load: Load::default(),
             standing: Arc::default(),
             digest: None,
@@ -291,7 +294,7 @@ impl Fleet {
             };
             member.registration = registration;
             (member.session, member.heard, member.lost) = (session, now, false);
-            member.digest = None;
+            (member.leaving, member.digest) = (false, None);
             return Ok(outcome);
         }
         if self.members.len() >= self.max_nodes {
@@ -306,7 +309,7 @@ impl Fleet {
     /// What a process other than the one of this incarnation said of itself, when
     /// it has this name and is heard.
     pub fn heard_from_another(&self, id: &NodeId, incarnation: u64) -> Option<&Registration> {
-        let heard = self.members.get(id).filter(|member| !member.lost)?;
+        let heard = self.members.get(id).filter(|member| !member.lost && !member.leaving)?;
         Some(&heard.registration).filter(|other| other.incarnation != incarnation)
     }
 
@@ -331,6 +334,13 @@ impl Fleet {
             self.open = [None, None];
         }
         was_lost
+    }
+
+    /// A node's process stops: it takes no arrivals, and may be started anew
+    /// under its name at once. False when another stream speaks for it.
+    pub fn on_leaving(&mut self, id: &NodeId, session: u64) -> bool {
+        self.open = [None, None];
+        self.speaking(id, session).map(|member| member.leaving = true).is_some()
     }
 
     /// Who watches at an edge without having joined.
@@ -523,11 +533,12 @@ impl Fleet {
         since.map(|since| now.saturating_duration_since(since))
     }
 
-    /// Whether what a node said last is past: nobody has heard of it for
-    /// [`SILENCE`]. One that this control has not heard of since it started may
+    /// Whether what a node said last is past: it said that it stops, or nobody has
+    /// heard of it for [`SILENCE`]. One that this control has not heard of since it started may
     /// be about to register.
     pub fn is_away(&self, id: &NodeId, now: Instant) -> bool {
-        self.lost_for(id, now).is_some_and(|lost| lost >= SILENCE)
+        self.members.get(id).is_some_and(|member| member.leaving)
+            || self.lost_for(id, now).is_some_and(|lost| lost >= SILENCE)
     }
 
     /// Whether any edge fetches through gateways: else who is named as one is

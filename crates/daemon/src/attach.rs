@@ -161,6 +161,8 @@ struct Shared {
     /// said who it is.
     sessions: watch::Sender<BTreeMap<LinkId, String>>,
     attached: watch::Sender<bool>,
+    /// Every control that could be told knows that this node stops.
+    left: watch::Sender<bool>,
     /// Wakes the task that writes the state.
     changed: tokio::sync::Notify,
     state: StateDir,
@@ -285,6 +287,15 @@ impl Attachment {
         self.0.leases.lock().end(&lease);
     }
 
+    /// After the shutdown: until every control has heard that this node stops,
+    /// and sends nobody here any more; a little more than a second at most. The
+    /// process must not end before.
+    pub async fn left(&self) {
+        let mut left = self.0.left.subscribe();
+        // Each link has its own limit; this is for one that is stuck.
+        let _ = tokio::time::timeout(link::GOODBYE * 2, left.wait_for(|left| *left)).await;
+    }
+
     /// Whether at least one control is connected.
     pub fn attached(&self) -> watch::Receiver<bool> {
         self.0.attached.subscribe()
@@ -326,6 +337,7 @@ pub fn start(
         controls_changed: tokio::sync::Notify::new(),
         sessions: watch::Sender::default(),
         attached: watch::Sender::new(false),
+        left: watch::Sender::new(false),
         changed: tokio::sync::Notify::new(),
         state,
     });

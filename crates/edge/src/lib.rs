@@ -303,7 +303,7 @@ impl Edge {
         until(tokio::spawn(beat(Arc::clone(&handler))));
         until(tokio::spawn(report_delays(Arc::clone(&handler))));
         until(tokio::spawn(steer(Arc::clone(&handler), attachment.clone())));
-        until(tokio::spawn(revoke(Arc::clone(&handler), attachment)));
+        until(tokio::spawn(revoke(Arc::clone(&handler), attachment.clone())));
         until(tokio::spawn(obey(commands)));
         if let Some(listener) = self.separate_admin {
             tokio::spawn(self.admin.clone().serve(listener, true, shutdown.clone()));
@@ -346,6 +346,7 @@ impl Edge {
             () = serving => {}
             () = drained => info!("connections were still open when the edge stopped"),
         }
+        attachment.left().await;
         Ok(())
     }
 

@@ -226,7 +226,7 @@ impl Origin {
         let upstream = grpc::server()
             .add_service(service)
             .serve_with_incoming_shutdown(grpc::incoming(self.grpc), requested(shutdown.clone()));
-        tokio::spawn(watch_keys(self.admin.clone(), attachment, shutdown.clone()));
+        tokio::spawn(watch_keys(self.admin.clone(), attachment.clone(), shutdown.clone()));
         self.admin.ready().set("starting", true);
         info!(id = %self.addresses.id, rtmp = self.addresses.rtmp, "origin is ready");
         let rtmp = accept(Arc::clone(&registry), self.rtmp, shutdown.clone());
@@ -240,6 +240,7 @@ impl Origin {
         };
         let journal = self.journal;
         let _ = tokio::task::spawn_blocking(move || journal.flush()).await;
+        attachment.left().await;
         result.map_err(Error::Grpc)
     }
 

@@ -7,6 +7,7 @@ mod a_kick_is_felt_within_a_second;
 mod a_long_broadcast_obeys_every_rule;
 mod a_long_window_is_told_in_deltas;
 mod a_name_has_one_node;
+mod a_node_that_stops_says_so;
 mod a_private_broadcast_is_a_secret;
 mod a_publisher_comes_back;
 mod a_reload_disconnects_nobody;

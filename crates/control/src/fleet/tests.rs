@@ -72,6 +72,24 @@ fn a_silent_node_is_lost_and_its_viewers_with_it() {
 }
 
 #[test]
+fn a_node_that_leaves_takes_nobody_and_its_name_is_free() {
+    let now = Instant::now();
+    let mut fleet = fleet(now);
+    assert_eq!(fleet.candidates(Role::Edge).len(), 1);
+    assert!(fleet.heard_from_another(&id("e"), 8).is_some());
+    assert!(!fleet.on_leaving(&id("e"), 1), "another stream's");
+    assert_eq!(fleet.candidates(Role::Edge).len(), 1);
+    assert!(fleet.on_leaving(&id("e"), 2));
+    assert!(fleet.candidates(Role::Edge).is_empty() && fleet.is_away(&id("e"), now));
+    assert_eq!(fleet.node(&id("e")).unwrap().state, State::Draining);
+    assert!(!fleet.is_draining(&id("e")), "the operator decided nothing");
+    assert!(fleet.heard_from_another(&id("e"), 8).is_none());
+    fleet.on_register(&id("e"), 3, registration(Role::Edge, 8), now).unwrap();
+    assert_eq!(fleet.candidates(Role::Edge).len(), 1);
+    assert!(!fleet.is_away(&id("e"), now));
+}
+
+#[test]
 fn a_newer_stream_silences_the_older_one() {
     let now = Instant::now();
     let mut fleet = fleet(now);

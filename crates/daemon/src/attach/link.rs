@@ -37,6 +37,9 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// A stream that held this long was a success.
 const STABLE: Duration = Duration::from_secs(5);
 
+/// Time for control to hear that this node stops.
+pub(super) const GOODBYE: Duration = Duration::from_secs(1);
+
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(5);
 
@@ -112,10 +115,7 @@ impl Link {
         loop {
             let began = Instant::now();
             let mut was_attached = false;
-            let end = tokio::select! {
-                end = self.session(&mut was_attached, yields, &shutdown) => end,
-                () = shutdown.requested() => End::Shutdown,
-            };
+            let end = self.session(&mut was_attached, yields, &shutdown).await;
             let (reason, replaced) = match end {
                 End::Shutdown => return,
                 End::Same(attached) => {
@@ -175,7 +175,10 @@ impl Link {
         let mut client = ControlClient::new(self.channel.clone())
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
-        let call = timeout(ANSWER, client.attach(ReceiverStream::new(outgoing))).await;
+        let call = tokio::select! {
+            call = timeout(ANSWER, client.attach(ReceiverStream::new(outgoing))) => call,
+            () = shutdown.requested() => return End::Shutdown,
+        };
         let updates = match call {
             Ok(Ok(response)) if !is_grpc(response.metadata()) => {
                 return End::Lost(NO_GRPC.to_owned());
@@ -282,9 +285,12 @@ impl Link {
                         shared.changed.notify_one();
                     }
                 }
-                () = shutdown.requested() => return End::Shutdown,
+                () = shutdown.requested() => break,
             }
         }
+        // Whether control hears it or not: there is nothing more to do.
+        let _ = timeout(GOODBYE, leave(reports, updates)).await;
+        End::Shutdown
     }
 
     fn on_update(
@@ -350,6 +356,17 @@ impl Link {
 fn is_grpc(headers: &MetadataMap) -> bool {
     let kind = headers.get("content-type").and_then(|kind| kind.to_str().ok());
     kind.is_some_and(|kind| kind.starts_with("application/grpc"))
+}
+
+/// Says that this node stops, and waits until control has heard it: who drops the
+/// stream at once takes back what is still on its way.
+async fn leave(reports: mpsc::Sender<Report>, mut updates: Streaming<Update>) {
+    let report = Some(Kind::Leaving(control::Leaving {}));
+    if reports.send(Report { report }).await.is_err() {
+        return;
+    }
+    drop(reports);
+    while let Ok(Some(_)) = updates.message().await {}
 }
 
 /// The next update, once there is room for the command it may hold. Nothing is

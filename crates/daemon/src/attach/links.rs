@@ -20,7 +20,7 @@ const LOOK: Duration = Duration::from_secs(5);
 /// before it is tried again: behind a load balancer it may lead elsewhere.
 const SAME: Duration = Duration::from_secs(30);
 
-/// Starts and ends links until `shutdown`.
+/// Starts and ends links until `shutdown`, and until each has said goodbye.
 pub(super) async fn run(node: Arc<Node>, shutdown: Shutdown) {
     let shared = &node.shared;
     let mut running: BTreeMap<String, JoinHandle<()>> = BTreeMap::new();
@@ -60,9 +60,14 @@ pub(super) async fn run(node: Arc<Node>, shutdown: Shutdown) {
                     shared.changed.notify_one();
                 }
             }
-            () = shutdown.requested() => return,
+            () = shutdown.requested() => break,
         }
     }
+    for link in running.into_values() {
+        // One that failed says nothing more.
+        let _ = link.await;
+    }
+    shared.left.send_replace(true);
 }
 
 /// One stream to a control that is open; takes back what it said when dropped.

@@ -526,3 +526,39 @@ async fn a_start_without_a_usable_control_is_refused() {
         assert!(error.to_string().contains(says), "{error}");
     }
 }
+
+#[tokio::test]
+async fn whoever_stops_says_goodbye_to_every_control() {
+    let (mut one, mut two) = (Scripted::start().await, Scripted::start().await);
+    let dir = tempfile::tempdir().unwrap();
+    let subject = Subject::start(&[&one, &two], &dir);
+    let (mut first, mut second) = (one.session().await, two.session().await);
+    subject.attached(true).await;
+    subject.shutdown.trigger();
+    let leaving = |kind| matches!(kind, Kind::Leaving(_)).then_some(());
+    first.find(leaving).await;
+    assert!(soon(first.reports.message()).await.unwrap().is_none(), "it says no more");
+    let mut left = Box::pin(subject.attachment.left());
+    tokio::select! {
+        biased;
+        () = &mut left => panic!("it does not wait for who has not heard it"),
+        () = std::future::ready(()) => {}
+    }
+    second.find(leaving).await;
+    drop((first, second));
+    let begun = std::time::Instant::now();
+    left.await;
+    assert!(begun.elapsed() < link::GOODBYE, "nobody is waited for any more");
+}
+
+#[tokio::test]
+async fn a_control_that_hears_nothing_holds_up_nobody() {
+    let mut control = Scripted::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let subject = Subject::start(&[&control], &dir);
+    let _deaf = control.session().await;
+    subject.attached(true).await;
+    subject.shutdown.trigger();
+    soon(subject.attachment.left()).await;
+    subject.attached(false).await;
+}
