@@ -4,13 +4,14 @@
 //! Starting: [`config`] (file, environment, flags), [`log`], [`listen`],
 //! [`state`]. Running: [`Shutdown`], [`admin`] (health and metrics),
 //! [`panics`], [`grpc`] channels and servers, [`attach`] (a node's link with
-//! control), [`meter`] (how busy the process is), [`gate`] (how many connections),
-//! [`delay`] (how long media take). Small things used everywhere: [`Backoff`], [`Secret`],
+//! control), [`meter`] (how busy the process is), [`accept`] and [`gate`] (connections, and how
+//! many), [`delay`] (how long media take). Small things used everywhere: [`Backoff`], [`Secret`],
 //! [`http`] (problem documents, public URLs), the clock and randomness.
 //!
 //! Pure machines elsewhere get the time and random bytes passed in; the calls
 //! that obtain them, [`now_utc`] and [`random`], stand here.
 
+pub mod accept;
 pub mod admin;
 pub mod attach;
 mod backoff;

@@ -1,7 +1,7 @@
 //! The connections of viewers over TCP: HTTP/1.1 and HTTP/2 on one port, by
 //! hyper without a framework.
 //!
-//! Here is what ends a connection; who may come at all is `daemon/src/gate.rs`, whether an
+//! Here is what ends a connection; how they are accepted is `daemon/src/accept.rs`, who may come at all `gate.rs` there, whether an
 //! HTTP/2 peer takes its answers `taking.rs`, what is answered `http.rs`.
 
 use std::convert::Infallible;
@@ -17,13 +17,13 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use spyglass_daemon::Shutdown;
+use spyglass_daemon::accept;
 use spyglass_daemon::gate::{Gate, Place};
 use spyglass_daemon::socket::{Reset, Socket};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::apart::Apart;
 use crate::connections::Connection;
@@ -83,46 +83,28 @@ pub async fn serve(
         .keep_alive_interval(PING)
         .keep_alive_timeout(PING / 2);
     let http = Arc::new(http);
-    let mut connections = JoinSet::new();
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            Some(ended) = connections.join_next() => {
-                if let Err(error) = ended {
-                    warn!(%error, "a viewer's connection failed");
-                }
-                continue;
+    let stopping = shutdown.clone();
+    accept::connections(listener, "HTTP", stopping, |connections, stream, from| {
+        match gate.enter(from.ip()) {
+            Ok(place) => {
+                let server = Server {
+                    http: Arc::clone(&http),
+                    handler: Arc::clone(&handler),
+                    limits,
+                    shutdown: shutdown.clone(),
+                    peer: from.ip().to_canonical(),
+                };
+                // Two kinds of tasks: one in the clear needs a quarter of the
+                // memory.
+                match tls.clone() {
+                    None => connections.spawn(server.plain(stream, place)),
+                    Some(tls) => connections.spawn(server.encrypted(stream, tls, place)),
+                };
             }
-            () = shutdown.requested() => break,
-        };
-        match accepted {
-            Ok((stream, from)) => match gate.enter(from.ip()) {
-                Ok(place) => {
-                    let server = Server {
-                        http: Arc::clone(&http),
-                        handler: Arc::clone(&handler),
-                        limits,
-                        shutdown: shutdown.clone(),
-                        peer: from.ip().to_canonical(),
-                    };
-                    // Two kinds of tasks: one in the clear needs a quarter of
-                    // the memory.
-                    match tls.clone() {
-                        None => connections.spawn(server.plain(stream, place)),
-                        Some(tls) => connections.spawn(server.encrypted(stream, tls, place)),
-                    };
-                }
-                Err(full) => handler.metrics.closed(full.as_str()),
-            },
-            Err(error) => {
-                // Out of descriptors, most likely: give connections time to close.
-                warn!(%error, "cannot accept viewers");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
+            Err(full) => handler.metrics.closed(full.as_str()),
         }
-    }
-    drop(listener);
-    while connections.join_next().await.is_some() {}
+    })
+    .await;
 }
 
 /// What one connection needs of the listener.

@@ -45,7 +45,9 @@ use spyglass_daemon::attach::{self, Attachment, Command, Profile};
 use spyglass_daemon::http::{is_loopback, public_url};
 use spyglass_daemon::reload::Live;
 use spyglass_daemon::state::StateDir;
-use spyglass_daemon::{Shutdown, cluster_key, delay, grpc, listen, now_utc, panics, random};
+use spyglass_daemon::{
+    Shutdown, accept, cluster_key, delay, grpc, listen, now_utc, panics, random,
+};
 use spyglass_media::NodeId;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -292,37 +294,19 @@ async fn requested(shutdown: Shutdown) {
 async fn accept(registry: Arc<Registry>, listener: TcpListener, shutdown: Shutdown) {
     let config = &registry.config;
     let gate = Gate::new(config.max_connections, config.max_unproven_per_address);
-    let mut connections = tokio::task::JoinSet::new();
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            Some(ended) = connections.join_next() => {
-                if let Err(error) = ended {
-                    warn!(%error, "an RTMP connection failed");
-                }
-                continue;
+    let stopping = shutdown.clone();
+    accept::connections(listener, "RTMP", stopping, |connections, socket, peer| {
+        match gate.enter(peer.ip()) {
+            Ok(place) => {
+                prepare(&socket);
+                let (registry, shutdown) = (Arc::clone(&registry), shutdown.clone());
+                let halves = socket.into_split();
+                connections.spawn(connection::serve(registry, halves, peer, place, shutdown));
             }
-            () = shutdown.requested() => break,
-        };
-        match accepted {
-            Ok((socket, peer)) => match gate.enter(peer.ip()) {
-                Ok(place) => {
-                    prepare(&socket);
-                    let (registry, shutdown) = (Arc::clone(&registry), shutdown.clone());
-                    let halves = socket.into_split();
-                    connections.spawn(connection::serve(registry, halves, peer, place, shutdown));
-                }
-                Err(closed) => debug!(%peer, reason = closed.as_str(), "RTMP connection refused"),
-            },
-            Err(error) => {
-                // Out of descriptors, most likely: give connections time to close.
-                warn!(%error, "cannot accept RTMP connections");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
+            Err(closed) => debug!(%peer, reason = closed.as_str(), "RTMP connection refused"),
         }
-    }
-    drop(listener);
-    while connections.join_next().await.is_some() {}
+    })
+    .await;
 }
 
 /// Small writes must not wait for acknowledgements, and a peer whose machine

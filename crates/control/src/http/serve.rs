@@ -13,13 +13,13 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use spyglass_daemon::Shutdown;
+use spyglass_daemon::accept;
 use spyglass_daemon::gate::{Gate, Place};
 use spyglass_daemon::socket::{Reset, Socket};
 use tokio::net::TcpListener;
-use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tower::ServiceExt as _;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::client::Peer;
 use super::first_bytes::FirstBytes;
@@ -63,27 +63,8 @@ pub async fn serve(
     let gate = Gate::new(config.max_connections, config.max_connections_per_address);
     let router = router(Arc::clone(&panel), with_metrics);
     let server = Arc::new(builder());
-    let mut connections = JoinSet::new();
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            Some(ended) = connections.join_next() => {
-                if let Err(error) = ended {
-                    warn!(%error, "an HTTP connection failed");
-                }
-                continue;
-            }
-            () = shutdown.requested() => break,
-        };
-        let (socket, peer) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // Out of descriptors, most likely: give connections time to close.
-                warn!(%error, "cannot accept HTTP connections");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
+    let stopping = shutdown.clone();
+    accept::connections(listener, "HTTP", stopping, |connections, socket, peer| {
         let now = panel.live.get();
         gate.set_limits(now.max_connections, now.max_connections_per_address);
         let entered =
@@ -92,7 +73,7 @@ pub async fn serve(
             Ok(place) => place,
             Err(full) => {
                 panel.metrics.closed.get_or_create(&[("reason", full.as_str())]).inc();
-                continue;
+                return;
             }
         };
         // Small answers must not wait for acknowledgements.
@@ -107,9 +88,8 @@ pub async fn serve(
             place,
         };
         connections.spawn(connection.attend(socket, shutdown.clone()));
-    }
-    drop(listener);
-    while connections.join_next().await.is_some() {}
+    })
+    .await;
 }
 
 /// What one connection needs of the listener.
