@@ -4,7 +4,7 @@
 //! Starting: [`config`] (file, environment, flags), [`log`], [`listen`],
 //! [`state`]. Running: [`Shutdown`], [`admin`] (health and metrics),
 //! [`panics`], [`grpc`] channels and servers, [`attach`] (a node's link with
-//! control), [`meter`] (how busy the process is), [`accept`] and [`gate`] (connections, and how
+//! control), [`upstream`] (what edges watch and fetch from), [`meter`] (how busy the process is), [`accept`] and [`gate`] (connections, and how
 //! many), [`delay`] (how long media take). Small things used everywhere: [`Backoff`], [`Secret`],
 //! [`http`] (problem documents, public URLs), the clock and randomness.
 //!
@@ -30,6 +30,7 @@ mod shutdown;
 pub mod socket;
 pub mod state;
 pub mod tls;
+pub mod upstream;
 
 use spyglass_media::{NodeId, UtcTime};
 

@@ -8,28 +8,24 @@
 //! origin itself, it says in each heartbeat, and does not serve.
 
 use std::collections::HashSet;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use http_body_util::BodyStream;
 use spyglass_api::upstream::upstream_server::Upstream;
 use spyglass_api::upstream::{
     BroadcastState, DirectoryEntry, Encoding, Expire, FetchRequest, FetchResponse, Header,
-    Heartbeat, Interest, Playlist, Revocation, Snapshot, Variant, WatchRequest, WatchResponse,
-    fetch_response, watch_request, watch_response,
+    Playlist, Variant, WatchRequest, WatchResponse,
 };
-use spyglass_api::{MAX_SLICE, control, convert, upstream};
+use spyglass_api::{MAX_SLICE, convert, upstream};
 use spyglass_daemon::attach::Attachment;
+use spyglass_daemon::upstream::{self as server, Answers, Held, Watched, announce, slices, whole};
 use spyglass_media::{BroadcastId, NodeId, Resource, Version};
-use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::broadcast::Receiver;
 use tonic::{Request, Response, Status, Streaming};
-use tracing::{debug, info};
+use tracing::debug;
 
 use crate::broadcasts::{Broadcasts, Change, Found, Listed, Notice};
 use crate::delays::Measured;
@@ -38,17 +34,6 @@ use crate::filling::{Broken, Reader};
 use crate::metrics::Metrics;
 use crate::outcome::CacheStatus;
 use crate::refusal::Refusal;
-
-/// Time for the first message of a watch.
-const HELLO: Duration = Duration::from_secs(5);
-
-/// Directory entries, revocations or versions in one message: far below its
-/// size limit.
-const PAGE: usize = 1_000;
-
-/// Messages that may wait for a slow edge before its watch is closed; it then
-/// reconnects and gets a snapshot.
-const WAITING: usize = 1_024;
 
 /// Edges that one request may have passed.
 const HOPS: usize = 1;
@@ -64,15 +49,11 @@ pub struct Service {
     pub attachment: Attachment,
     /// Counts requests and watches.
     pub metrics: Metrics,
-    /// Watches that are open.
-    pub watchers: Arc<AtomicUsize>,
     /// Watches at once.
     pub most_watchers: usize,
     /// Broadcasts that one edge may be interested in.
     pub most_interests: usize,
 }
-
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl Upstream for Service {
@@ -84,30 +65,11 @@ impl Upstream for Service {
         request: Request<Streaming<WatchRequest>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let mut requests = request.into_inner();
-        let first = tokio::time::timeout(HELLO, requests.message());
-        let first = first.await.map_err(|_| Status::deadline_exceeded("no hello within 5 s"))??;
-        let Some(watch_request::Request::Hello(hello)) = first.and_then(|first| first.request)
-        else {
-            return Err(Status::invalid_argument("the first message must be a hello"));
-        };
-        let node = convert::node(&hello.node)?;
-        if node == self.me {
+        let edge = server::hello(&mut requests).await?;
+        if edge == self.me {
             return Err(Status::failed_precondition("an edge is no gateway for itself"));
         }
-        let place = Place::take(&self.watchers, self.most_watchers)
-            .ok_or_else(|| Status::resource_exhausted("too many edges watch this one"))?;
-        let (answers, receiver) = mpsc::channel(WAITING);
-        let watch = Watch { service: self.clone(), answers, interests: HashSet::new() };
-        tokio::spawn(async move {
-            info!(edge = %node, "an edge goes through this one");
-            watch.service.metrics.watchers.inc();
-            let metrics = watch.service.metrics.clone();
-            let reason = watch.run(requests).await;
-            metrics.watchers.dec();
-            info!(edge = %node, reason, "an edge goes through this one no longer");
-            drop(place);
-        });
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+        server::watch(self.clone(), edge, requests, &self.metrics.watchers, self.most_watchers)
     }
 
     async fn fetch(
@@ -210,40 +172,6 @@ fn refused(refusal: Refusal) -> Status {
     }
 }
 
-/// One of a limited number of watches; given back when dropped.
-struct Place(Arc<AtomicUsize>);
-
-impl Place {
-    fn take(count: &Arc<AtomicUsize>, most: usize) -> Option<Self> {
-        let place = Self(Arc::clone(count));
-        (count.fetch_add(1, Ordering::Relaxed) < most).then_some(place)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-fn announce(header: Header) -> FetchResponse {
-    FetchResponse { response: Some(fetch_response::Response::Header(header)) }
-}
-
-/// Pieces of at most [`MAX_SLICE`] bytes that share the body's memory.
-fn slices(body: Bytes) -> impl Iterator<Item = FetchResponse> {
-    let count = body.len().div_ceil(MAX_SLICE);
-    (0..count).map(move |i| {
-        let slice = body.slice(i * MAX_SLICE..((i + 1) * MAX_SLICE).min(body.len()));
-        FetchResponse { response: Some(fetch_response::Response::Slice(slice)) }
-    })
-}
-
-fn whole(header: Header, bodies: Vec<Bytes>) -> Answers<FetchResponse> {
-    let answers = std::iter::once(announce(header)).chain(bodies.into_iter().flat_map(slices));
-    Box::pin(tokio_stream::iter(answers.map(Ok)))
-}
-
 /// A list as its origin described it, and a little older.
 fn describe(listed: &Listed) -> (Header, Vec<Bytes>) {
     let Listed { lists, age, .. } = listed;
@@ -295,141 +223,59 @@ fn millis(time: Duration) -> u32 {
     u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
 }
 
-/// One edge's watch.
-struct Watch {
-    service: Service,
-    answers: mpsc::Sender<Result<WatchResponse, Status>>,
-    interests: HashSet<BroadcastId>,
-}
+impl Watched for Service {
+    type Change = Change;
 
-impl Watch {
-    /// Serves until either side ends; returns why.
-    async fn run(mut self, mut requests: Streaming<WatchRequest>) -> &'static str {
-        let mut changes = self.service.broadcasts.changes();
-        let mut revocations = self.service.attachment.subscribe_revocations();
-        let mut beat = tokio::time::interval(Duration::from_secs(1));
-        beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        if !self.snapshot() {
-            return "too slow for a snapshot";
-        }
-        loop {
-            let sent = tokio::select! {
-                change = changes.recv() => match change {
-                    Ok(Change::Directory(id)) => self.change(id),
-                    Ok(Change::Expire(id)) => !self.interests.contains(&id) || self.expire(id),
-                    Err(RecvError::Lagged(_)) => self.snapshot() && self.heartbeat(),
-                    Err(RecvError::Closed) => return "this edge stops",
-                },
-                revocation = revocations.recv() => match revocation {
-                    Ok(revocation) => {
-                        self.send(watch_response::Response::Revocation(as_upstream(revocation)))
-                    }
-                    Err(RecvError::Lagged(_)) => self.snapshot(),
-                    Err(RecvError::Closed) => return "this edge stops",
-                },
-                _ = beat.tick() => self.heartbeat(),
-                request = requests.next() => match request {
-                    Some(Ok(request)) => match self.on_request(request) {
-                        Ok(sent) => sent,
-                        Err(status) => {
-                            // It may have gone already.
-                            let _ = self.answers.try_send(Err(status));
-                            return "bad request";
-                        }
-                    },
-                    Some(Err(_)) | None => return "it left",
-                },
-            };
-            if !sent {
-                return "it left or is too slow";
+    fn changes(&self) -> Receiver<Change> {
+        self.broadcasts.changes()
+    }
+
+    fn told(&self, change: Change) -> server::Change {
+        match change {
+            Change::Directory(id) => {
+                let known = self.broadcasts.known(id);
+                let entry = as_entry(id, known.as_ref().map(|known| &known.entry));
+                server::Change::Directory(entry)
             }
+            Change::Expire(id) => server::Change::Expire(id),
         }
     }
 
-    /// False when the edge has gone or is too far behind.
-    fn send(&self, response: watch_response::Response) -> bool {
-        self.answers.try_send(Ok(WatchResponse { response: Some(response) })).is_ok()
+    fn directory(&self) -> Vec<DirectoryEntry> {
+        let directory = self.broadcasts.directory();
+        directory.iter().map(|(id, entry)| as_entry(*id, Some(entry))).collect()
     }
 
-    fn snapshot(&self) -> bool {
-        let directory = self.service.broadcasts.directory();
-        let revocations = self.service.attachment.revocations();
-        let revocations: Vec<Revocation> = revocations.into_iter().map(as_upstream).collect();
-        let mut pages: Vec<Snapshot> = directory
-            .chunks(PAGE)
-            .map(|entries| Snapshot {
-                entries: entries.iter().map(|(id, entry)| as_entry(*id, Some(entry))).collect(),
-                ..Snapshot::default()
-            })
-            .collect();
-        pages.extend(revocations.chunks(PAGE).map(|revocations| Snapshot {
-            revocations: revocations.to_vec(),
-            ..Snapshot::default()
-        }));
-        pages.push(Snapshot { last: true, ..Snapshot::default() });
-        pages.into_iter().all(|page| self.send(watch_response::Response::Snapshot(page)))
+    fn newest(&self, id: BroadcastId) -> Option<Expire> {
+        self.broadcasts.newest(id).map(|notice| as_expire(id, notice))
     }
 
-    fn change(&self, id: BroadcastId) -> bool {
-        let known = self.service.broadcasts.known(id);
-        let entry = as_entry(id, known.as_ref().map(|known| &known.entry));
-        self.send(watch_response::Response::Change(entry))
-    }
-
-    fn expire(&self, id: BroadcastId) -> bool {
-        match self.service.broadcasts.newest(id) {
-            Some(notice) => self.send(watch_response::Response::Expire(as_expire(id, notice))),
-            None => true,
-        }
-    }
-
-    /// Also renews what this edge's viewers are to the slots here: an interest.
-    fn heartbeat(&self) -> bool {
-        let broadcasts = &self.service.broadcasts;
+    /// Also renews what the edge's viewers are to the slots here: an interest.
+    fn beat(&self, interests: &HashSet<BroadcastId>) -> (Vec<Expire>, Vec<String>) {
         let (mut current, mut adrift) = (Vec::new(), Vec::new());
-        for &id in &self.interests {
-            let wanted = broadcasts.on_wanted(id, None).is_ok();
-            if !wanted || !broadcasts.vouches(id) {
+        for &id in interests {
+            let wanted = self.broadcasts.on_wanted(id, None).is_ok();
+            if !wanted || !self.broadcasts.vouches(id) {
                 adrift.push(id.to_string());
-            } else if let Some(notice) = broadcasts.newest(id) {
-                current.push(as_expire(id, notice));
+            } else {
+                current.extend(self.newest(id));
             }
         }
-        let beat = |current: &[Expire], adrift: &[String]| {
-            let (current, adrift) = (current.to_vec(), adrift.to_vec());
-            self.send(watch_response::Response::Heartbeat(Heartbeat { current, adrift }))
-        };
-        if current.is_empty() && adrift.is_empty() {
-            return beat(&[], &[]);
-        }
-        current.chunks(PAGE).all(|page| beat(page, &[]))
-            && adrift.chunks(PAGE).all(|page| beat(&[], page))
+        (current, adrift)
     }
 
-    fn on_request(&mut self, request: WatchRequest) -> Result<bool, Status> {
-        let Some(watch_request::Request::Interest(Interest { add, drop })) = request.request else {
-            // A field of a later release.
-            return Ok(true);
-        };
-        for broadcast in drop {
-            self.interests.remove(&convert::broadcast(&broadcast)?);
-        }
-        let mut sent = true;
-        for holding in add {
-            let id = convert::broadcast(&holding.broadcast)?;
-            if self.interests.len() >= self.service.most_interests {
-                return Err(Status::resource_exhausted("interest in too many broadcasts"));
-            }
-            self.interests.insert(id);
-            let held = holding
-                .version
-                .map(|version| (Version::from(version), holding.position.map(Into::into)));
-            // If it is not known here, the heartbeat says so.
-            let wanted = self.service.broadcasts.on_wanted(id, held).is_ok();
-            debug!(broadcast = %id, wanted, "an edge has viewers");
-            sent = sent && self.expire(id);
-        }
-        Ok(sent)
+    fn on_interest(&self, id: BroadcastId, held: Held) {
+        // If it is not known here, the heartbeat says so.
+        let wanted = self.broadcasts.on_wanted(id, held).is_ok();
+        debug!(broadcast = %id, wanted, "an edge has viewers");
+    }
+
+    fn most_interests(&self) -> usize {
+        self.most_interests
+    }
+
+    fn attachment(&self) -> &Attachment {
+        &self.attachment
     }
 }
 
@@ -462,13 +308,5 @@ fn as_entry(id: BroadcastId, entry: Option<&Entry>) -> DirectoryEntry {
         incarnation: entry.incarnation,
         target_duration_ms: millis(entry.target.unwrap_or_default()),
         fill: upstream::Fill::from(entry.fill).into(),
-    }
-}
-
-fn as_upstream(revocation: control::Revocation) -> Revocation {
-    Revocation {
-        broadcast: revocation.broadcast,
-        viewer: revocation.viewer,
-        expires_at_ms: revocation.expires_at_ms,
     }
 }

@@ -277,7 +277,6 @@ impl Edge {
             broadcasts: Arc::clone(&broadcasts),
             attachment: attachment.clone(),
             metrics,
-            watchers: Arc::default(),
             most_watchers: config.max_watchers,
             most_interests: config.max_broadcasts,
         };

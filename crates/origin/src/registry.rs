@@ -17,6 +17,7 @@ use spyglass_daemon::attach::{Attachment, Source};
 use spyglass_daemon::meter::Meter;
 use spyglass_daemon::now_utc;
 use spyglass_daemon::reload::Live;
+use spyglass_daemon::upstream::Change;
 use spyglass_hls::segmenter::Resume;
 use spyglass_media::{BroadcastId, NodeId, UtcTime};
 use spyglass_token::PublishGrant;
@@ -40,15 +41,6 @@ const TOMBSTONE: Duration = Duration::from_secs(24 * 3600);
 /// A broadcast that was announced and never published is forgotten after this;
 /// no publish token lives longer.
 const UNUSED: Duration = Duration::from_secs(24 * 3600);
-
-/// What edges that watch are told.
-#[derive(Clone, Debug)]
-pub enum Change {
-    /// The directory's entry for a broadcast is now this.
-    Directory(DirectoryEntry),
-    /// A broadcast has a new list.
-    Expire(BroadcastId),
-}
 
 /// All broadcasts of this process.
 #[derive(Debug)]

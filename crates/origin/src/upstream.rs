@@ -1,45 +1,33 @@
 //! The gRPC that edges speak to this origin: Watch and Fetch.
 
 use std::collections::HashSet;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use spyglass_api::upstream::upstream_server::Upstream;
 use spyglass_api::upstream::{
-    Encoding, Expire, FetchRequest, FetchResponse, Header, Heartbeat, Interest, Playlist,
-    Revocation, Snapshot, Variant, WatchRequest, WatchResponse, fetch_response, watch_request,
-    watch_response,
+    DirectoryEntry, Encoding, Expire, FetchRequest, FetchResponse, Header, Playlist, Variant,
+    WatchRequest, WatchResponse,
 };
 use spyglass_api::{MAX_SLICE, convert};
+use spyglass_daemon::attach::Attachment;
 use spyglass_daemon::now_utc;
+use spyglass_daemon::upstream::{Answers, Change, Held, Watched, hello, watch, whole};
 use spyglass_hls::playlist;
 use spyglass_media::delay::{Stage, Tier};
 use spyglass_media::{BroadcastId, Resource, Version};
-use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tokio_stream::{Stream, StreamExt as _};
+use tokio::sync::broadcast::Receiver;
 use tonic::{Request, Response, Status, Streaming};
-use tracing::{debug, info};
+use tracing::debug;
 
 use crate::broadcast::{Broadcast, Input, List};
 use crate::life::Phase;
-use crate::registry::{Change, Registry};
+use crate::registry::Registry;
 
 /// The longest a Fetch waits for a list that does not exist yet; an edge's own
 /// deadline is shorter or equal.
 const WAIT: Duration = Duration::from_secs(9);
-
-/// Directory entries, revocations or versions in one message: far below its
-/// size limit.
-const PAGE: usize = 1_000;
-
-/// Messages that may wait for a slow edge before its watch is closed; it then
-/// reconnects and gets a snapshot.
-const WAITING: usize = 1_024;
 
 /// Broadcasts one edge may be interested in.
 const INTERESTS: usize = 100_000;
@@ -48,13 +36,12 @@ const INTERESTS: usize = 100_000;
 #[derive(Clone, Debug)]
 pub struct Service {
     registry: Arc<Registry>,
-    watchers: Arc<AtomicUsize>,
 }
 
 impl Service {
     /// Answers for these broadcasts.
     pub fn new(registry: Arc<Registry>) -> Self {
-        Self { registry, watchers: Arc::default() }
+        Self { registry }
     }
 
     async fn find(&self, request: &FetchRequest) -> Result<Arc<Broadcast>, Status> {
@@ -62,8 +49,6 @@ impl Service {
         self.registry.get(id).ok_or_else(|| Status::not_found("no such broadcast"))
     }
 }
-
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl Upstream for Service {
@@ -75,28 +60,9 @@ impl Upstream for Service {
         request: Request<Streaming<WatchRequest>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let mut requests = request.into_inner();
-        let first = tokio::time::timeout(Duration::from_secs(5), requests.message());
-        let first = first.await.map_err(|_| Status::deadline_exceeded("no hello within 5 s"))??;
-        let Some(watch_request::Request::Hello(hello)) = first.and_then(|first| first.request)
-        else {
-            return Err(Status::invalid_argument("the first message must be a hello"));
-        };
-        let node = convert::node(&hello.node)?;
-        let place = Place::take(&self.watchers, self.registry.live.get().max_watchers)
-            .ok_or_else(|| Status::resource_exhausted("too many edges watch this origin"))?;
-        let (answers, receiver) = mpsc::channel(WAITING);
-        let watch =
-            Watch { registry: Arc::clone(&self.registry), answers, interests: HashSet::new() };
-        tokio::spawn(async move {
-            info!(edge = %node, "edge watches");
-            watch.registry.metrics.watchers.inc();
-            let registry = Arc::clone(&watch.registry);
-            let reason = watch.run(requests).await;
-            registry.metrics.watchers.dec();
-            info!(edge = %node, reason, "edge's watch ended");
-            drop(place);
-        });
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+        let edge = hello(&mut requests).await?;
+        let most = self.registry.live.get().max_watchers;
+        watch(self.clone(), edge, requests, &self.registry.metrics.watchers, most)
     }
 
     async fn fetch(
@@ -130,12 +96,7 @@ impl Upstream for Service {
         };
         let bytes: usize = bodies.iter().map(Bytes::len).sum();
         self.registry.metrics.sent.inc_by(bytes as u64);
-        let header = FetchResponse { response: Some(fetch_response::Response::Header(header)) };
-        let slices = bodies.into_iter().flat_map(slices);
-        let slices = slices
-            .map(|slice| FetchResponse { response: Some(fetch_response::Response::Slice(slice)) });
-        let answers = std::iter::once(header).chain(slices).map(Ok);
-        Ok(Response::new(Box::pin(tokio_stream::iter(answers))))
+        Ok(Response::new(whole(header, bodies)))
     }
 }
 
@@ -148,28 +109,6 @@ fn measured(broadcast: &Broadcast, resource: Resource) -> Option<u64> {
     }
     broadcast.delays.add(Tier::Hls, Stage::Chunking, times.chunking);
     u64::try_from(now_utc().since(times.ready).as_micros()).ok()
-}
-
-/// One of a limited number of watches; given back when dropped.
-struct Place(Arc<AtomicUsize>);
-
-impl Place {
-    fn take(count: &Arc<AtomicUsize>, most: usize) -> Option<Self> {
-        let place = Self(Arc::clone(count));
-        (count.fetch_add(1, Ordering::Relaxed) < most).then_some(place)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Pieces of at most [`MAX_SLICE`] bytes that share the body's memory.
-fn slices(body: Bytes) -> impl Iterator<Item = Bytes> {
-    let count = body.len().div_ceil(MAX_SLICE);
-    (0..count).map(move |i| body.slice(i * MAX_SLICE..((i + 1) * MAX_SLICE).min(body.len())))
 }
 
 async fn wait_for_list(broadcast: &Broadcast, least: Version) -> Result<Arc<List>, Status> {
@@ -221,126 +160,42 @@ fn describe(list: &List, incarnation: u64) -> (Header, Vec<Bytes>) {
     (header, bodies)
 }
 
-/// One edge's watch.
-struct Watch {
-    registry: Arc<Registry>,
-    answers: mpsc::Sender<Result<WatchResponse, Status>>,
-    interests: HashSet<BroadcastId>,
-}
+impl Watched for Service {
+    type Change = Change;
 
-impl Watch {
-    /// Serves until either side ends; returns why.
-    async fn run(mut self, mut requests: Streaming<WatchRequest>) -> &'static str {
-        let mut changes = self.registry.subscribe();
-        let mut revocations = self.registry.attachment.subscribe_revocations();
-        let mut beat = tokio::time::interval(Duration::from_secs(1));
-        beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        if !self.snapshot() {
-            return "too slow for a snapshot";
-        }
-        loop {
-            let sent = tokio::select! {
-                change = changes.recv() => match change {
-                    Ok(Change::Directory(entry)) => self.send(watch_response::Response::Change(entry)),
-                    Ok(Change::Expire(id)) => !self.interests.contains(&id) || self.expire(id),
-                    Err(RecvError::Lagged(_)) => self.snapshot() && self.heartbeat(),
-                    Err(RecvError::Closed) => return "origin stops",
-                },
-                revocation = revocations.recv() => match revocation {
-                    Ok(revocation) => {
-                        self.send(watch_response::Response::Revocation(as_upstream(revocation)))
-                    }
-                    Err(RecvError::Lagged(_)) => self.snapshot(),
-                    Err(RecvError::Closed) => return "origin stops",
-                },
-                _ = beat.tick() => self.heartbeat(),
-                request = requests.next() => match request {
-                    Some(Ok(request)) => match self.on_request(request) {
-                        Ok(sent) => sent,
-                        Err(status) => {
-                            let _ = self.answers.try_send(Err(status));
-                            return "bad request";
-                        }
-                    },
-                    Some(Err(_)) | None => return "edge left",
-                },
-            };
-            if !sent {
-                return "edge left or too slow";
-            }
+    fn changes(&self) -> Receiver<Change> {
+        self.registry.subscribe()
+    }
+
+    fn told(&self, change: Change) -> Change {
+        change
+    }
+
+    fn directory(&self) -> Vec<DirectoryEntry> {
+        self.registry.directory()
+    }
+
+    fn newest(&self, id: BroadcastId) -> Option<Expire> {
+        self.registry.current(id)
+    }
+
+    /// An origin vouches for all that it has.
+    fn beat(&self, interests: &HashSet<BroadcastId>) -> (Vec<Expire>, Vec<String>) {
+        (interests.iter().filter_map(|&id| self.registry.current(id)).collect(), Vec::new())
+    }
+
+    fn on_interest(&self, id: BroadcastId, held: Held) {
+        debug!(broadcast = %id, "an edge has viewers");
+        if let Some((version, position)) = held {
+            self.registry.ask(id, Input::Held(version, position));
         }
     }
 
-    /// False when the edge has gone or is too far behind.
-    fn send(&self, response: watch_response::Response) -> bool {
-        self.answers.try_send(Ok(WatchResponse { response: Some(response) })).is_ok()
+    fn most_interests(&self) -> usize {
+        INTERESTS
     }
 
-    fn snapshot(&self) -> bool {
-        let directory = self.registry.directory();
-        let revocations = self.registry.attachment.revocations();
-        let revocations: Vec<Revocation> = revocations.into_iter().map(as_upstream).collect();
-        let mut pages: Vec<Snapshot> = directory
-            .chunks(PAGE)
-            .map(|entries| Snapshot { entries: entries.to_vec(), ..Snapshot::default() })
-            .collect();
-        pages.extend(revocations.chunks(PAGE).map(|revocations| Snapshot {
-            revocations: revocations.to_vec(),
-            ..Snapshot::default()
-        }));
-        pages.push(Snapshot { last: true, ..Snapshot::default() });
-        pages.into_iter().all(|page| self.send(watch_response::Response::Snapshot(page)))
-    }
-
-    fn expire(&self, id: BroadcastId) -> bool {
-        match self.registry.current(id) {
-            Some(expire) => self.send(watch_response::Response::Expire(expire)),
-            None => true,
-        }
-    }
-
-    fn heartbeat(&self) -> bool {
-        let current: Vec<Expire> =
-            self.interests.iter().filter_map(|&id| self.registry.current(id)).collect();
-        let beat = |current: &[Expire]| {
-            self.send(watch_response::Response::Heartbeat(Heartbeat {
-                current: current.to_vec(),
-                adrift: Vec::new(),
-            }))
-        };
-        if current.is_empty() { beat(&[]) } else { current.chunks(PAGE).all(beat) }
-    }
-
-    fn on_request(&mut self, request: WatchRequest) -> Result<bool, Status> {
-        let Some(watch_request::Request::Interest(Interest { add, drop })) = request.request else {
-            // A field of a later release.
-            return Ok(true);
-        };
-        for broadcast in drop {
-            self.interests.remove(&convert::broadcast(&broadcast)?);
-        }
-        let mut sent = true;
-        for holding in add {
-            let id = convert::broadcast(&holding.broadcast)?;
-            if self.interests.len() >= INTERESTS {
-                return Err(Status::resource_exhausted("interest in too many broadcasts"));
-            }
-            self.interests.insert(id);
-            debug!(broadcast = %id, "an edge has viewers");
-            if let Some(version) = holding.version {
-                let held = Input::Held(version.into(), holding.position.map(Into::into));
-                self.registry.ask(id, held);
-            }
-            sent = sent && self.expire(id);
-        }
-        Ok(sent)
-    }
-}
-
-fn as_upstream(revocation: spyglass_api::control::Revocation) -> Revocation {
-    Revocation {
-        broadcast: revocation.broadcast,
-        viewer: revocation.viewer,
-        expires_at_ms: revocation.expires_at_ms,
+    fn attachment(&self) -> &Attachment {
+        &self.registry.attachment
     }
 }
