@@ -25,6 +25,10 @@ async fn edges_estimates_are_shown_together() {
     world.wait_for(&id, "/viewers", &shown(75)).await;
     says(&one, &id, 30);
     world.wait_for(&id, "/viewers", &shown(35)).await;
+    let nodes = world.operator("GET", "/v1/nodes", Value::Null).await.expect(200).json();
+    let each = nodes["nodes"].as_array().unwrap().iter();
+    let each: Vec<_> = each.map(|node| &node["load"]["anonymous_estimate"]).collect();
+    assert_eq!(each, [30, 5, 0], "edge-1, edge-2, origin-1");
     // An edge that is lost takes its own with it.
     two.stop();
     world.wait_for(&id, "/viewers", &shown(30)).await;

@@ -54,7 +54,10 @@ fn shown(panel: &Panel, node: &Node) -> Value {
         Role::Origin => &registration.rtmp,
         Role::Edge => &registration.http,
     };
-    let draining = panel.fleet().is_draining(&node.id);
+    let (draining, anonymous) = {
+        let fleet = panel.fleet();
+        (fleet.is_draining(&node.id), fleet.audience().anonymous_at(&node.id))
+    };
     let given = |url: &String| (!url.is_empty()).then(|| url.clone());
     json!({
         "id": *node.id,
@@ -69,6 +72,7 @@ fn shown(panel: &Panel, node: &Node) -> Value {
         }),
         "load": {
             "viewers": node.load.viewers,
+            "anonymous_estimate": anonymous,
             "broadcasts": node.load.broadcasts,
             "egress_bps": node.load.egress_bps,
             "cpu": node.load.cpu,

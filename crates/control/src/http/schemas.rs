@@ -495,6 +495,7 @@ fn operation() -> Shapes {
                     "location": maybe(reference("Location")),
                     "load": object("What it said last.", json!({
                         "viewers": count("connections of viewers, of both tiers"),
+                        "anonymous_estimate": count("its guess of those who did not join; of edges"),
                         "broadcasts": count("broadcasts that it holds"),
                         "egress_bps": count("bits sent a second"),
                         "cpu": {"type": "number", "minimum": 0, "description": "1.0 is one core"},

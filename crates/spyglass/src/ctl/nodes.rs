@@ -36,6 +36,7 @@ pub fn shown(view: View, answer: &Value) -> String {
             Cell::of(&node["role"]),
             Cell::state(&node["state"]),
             Cell::right(viewers(node).to_string()),
+            Cell::right(anonymous(node)),
             Cell::new(if most == 0 { String::new() } else { bar(viewers(node), most, 12) }),
             Cell::of(&load["viewer_capacity"]),
             Cell::of(&load["broadcasts"]),
@@ -53,6 +54,7 @@ pub fn shown(view: View, answer: &Value) -> String {
         "ROLE",
         "STATE",
         "VIEWERS",
+        "ANONYMOUS",
         "",
         "ROOM",
         "BROADCASTS",
@@ -64,6 +66,14 @@ pub fn shown(view: View, answer: &Value) -> String {
         "VERSION",
     ];
     rows(view, &headings, &table)
+}
+
+/// About how many watch at an edge who did not join: they are not among its
+/// viewers, because nobody is counted by name but who joined.
+fn anonymous(node: &Value) -> String {
+    let estimate = node["load"]["anonymous_estimate"].as_u64();
+    let of_edge = estimate.filter(|_| node["role"] == "edge");
+    of_edge.map_or_else(String::new, |estimate| estimate.to_string())
 }
 
 /// Of how many broadcasts an edge is the gateway for others, and how many it
@@ -180,6 +190,13 @@ mod tests {
         assert!(lines[0].starts_with("ID      ROLE  STATE  VIEWERS"), "{table}");
         assert!(lines[1].contains("████████████") && lines[2].contains("██████······"), "{table}");
         assert!(lines[1].contains("2.0 Mbit/s  50 %  1.00,-2.50"), "{table}");
+        assert!(!table.contains("ANONYMOUS"), "a control of an earlier release: {table}");
+        let mut crowded = node("edge-1", 10);
+        crowded["load"]["anonymous_estimate"] = json!(4_321);
+        let table = shown(view, &json!({"nodes": [crowded]}));
+        let lines: Vec<&str> = table.lines().collect();
+        assert!(lines[0].contains("VIEWERS  ANONYMOUS  "), "{table}");
+        assert!(lines[1].contains("     10       4321  ████"), "{table}");
         assert_eq!(shown(view, &json!({"nodes": []})), "no node has registered yet");
         assert_eq!(left(&node("e", 3)), (3, 0));
         let mut draining = node("e", 3);
