@@ -82,7 +82,7 @@ pub async fn serve(
         .max_header_list_size(HEADER_BYTES as u32)
         .keep_alive_interval(PING)
         .keep_alive_timeout(PING / 2);
-    let http = Arc::new(http);
+    let http = Arc::new(Versions { one: http.clone().http1_only(), two: http.http2_only() });
     let stopping = shutdown.clone();
     accept::connections(listener, "HTTP", stopping, |connections, stream, from| {
         match gate.enter(from.ip()) {
@@ -93,6 +93,7 @@ pub async fn serve(
                     limits,
                     shutdown: shutdown.clone(),
                     peer: from.ip().to_canonical(),
+                    accepted: now(),
                 };
                 // Two kinds of tasks: one in the clear needs a quarter of the
                 // memory.
@@ -107,21 +108,40 @@ pub async fn serve(
     .await;
 }
 
+/// What serves each version of HTTP. hyper can find out by itself which one a
+/// peer speaks, but reads so little at first that every connection keeps twice
+/// the buffer.
+struct Versions {
+    one: auto::Builder<TokioExecutor>,
+    two: auto::Builder<TokioExecutor>,
+}
+
 /// What one connection needs of the listener.
 struct Server {
-    http: Arc<auto::Builder<TokioExecutor>>,
+    http: Arc<Versions>,
     handler: Arc<Handler>,
     limits: Limits,
     shutdown: Shutdown,
     peer: IpAddr,
+    accepted: Instant,
 }
 
 impl Server {
     /// A connection in the clear.
-    fn plain(self, stream: TcpStream, place: Place) -> impl Future<Output = ()> {
+    async fn plain(self, stream: TcpStream, place: Place) {
+        let attended = self.attended(false, place);
+        let two = tokio::select! {
+            two = tokio::time::timeout(self.limits.header, begins_http2(&stream)) => two,
+            () = self.shutdown.requested() => return,
+        };
         let (socket, reset) = self.socket(stream);
-        let state = Connection::new(self.peer, false);
-        connection(self, state, socket, reset, place, None)
+        match two {
+            Ok(two) => connection(self, attended, two, socket, reset, None).await,
+            Err(_) => {
+                reset.store(true, Ordering::Relaxed);
+                self.handler.metrics.closed("no_request");
+            }
+        }
     }
 
     /// A connection over TLS. Its handshake has as long as a request's header.
@@ -129,9 +149,10 @@ impl Server {
         let (socket, reset) = self.socket(stream);
         match tokio::time::timeout(self.limits.header, tls.acceptor.accept(socket)).await {
             Ok(Ok(stream)) => {
-                let state = Connection::new(self.peer, true);
+                let attended = self.attended(true, place);
+                let two = stream.get_ref().1.alpn_protocol() == Some(b"h2");
                 // Apart, so that the handshake's room is not kept as well.
-                Box::pin(connection(self, state, stream, reset, place, tls.alternative)).await;
+                Box::pin(connection(self, attended, two, stream, reset, tls.alternative)).await;
             }
             Ok(Err(error)) => {
                 debug!(%error, "TLS handshake");
@@ -139,6 +160,11 @@ impl Server {
             }
             Err(_) => self.handler.metrics.closed("no_request"),
         }
+    }
+
+    fn attended(&self, secure: bool, place: Place) -> Attended {
+        let state = Arc::new(Connection::new(self.peer, secure));
+        Attended::new(Arc::clone(&self.handler), state, place)
     }
 
     fn socket(&self, stream: TcpStream) -> (Socket, Reset) {
@@ -150,17 +176,26 @@ impl Server {
     }
 }
 
+/// Whether a peer that has agreed on nothing speaks HTTP/2: its preface (RFC
+/// 9113, section 3.4) begins like no request of HTTP/1. It comes in one piece
+/// from every client there is.
+async fn begins_http2(stream: &TcpStream) -> bool {
+    let mut first = [0; 3];
+    // Who is gone already is told so by the first read.
+    let count = stream.peek(&mut first).await.unwrap_or(0);
+    first[..count] == *b"PRI"
+}
+
 async fn connection<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     server: Server,
-    state: Connection,
+    attended: Attended,
+    two: bool,
     socket: I,
     reset: Reset,
-    place: Place,
     alternative: Option<HeaderValue>,
 ) {
-    let Server { http, handler, limits, shutdown, .. } = server;
-    let state = Arc::new(state);
-    let _attended = Attended::new(Arc::clone(&handler), Arc::clone(&state), place);
+    let Server { http, handler, limits, shutdown, accepted, .. } = server;
+    let state = Arc::clone(&attended.state);
     let socket = TokioIo::new(socket);
     let takers = Arc::new(Takers::default());
     let service = service_fn(|request: Request<Incoming>| {
@@ -179,8 +214,8 @@ async fn connection<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
             }))
         }
     });
+    let http = if two { &http.two } else { &http.one };
     let mut serving = std::pin::pin!(http.serve_connection(socket, service));
-    let accepted = now();
     // hyper's header time-out begins with the first byte: this is for who sends
     // none, and for an HTTP/2 connection without requests. It also makes hyper
     // look at its own (`head_timer.rs`).

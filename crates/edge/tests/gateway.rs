@@ -329,6 +329,12 @@ async fn a_gateway_that_knows_nothing_is_passed_over_at_once() {
     net.control.name(id(5), "edge-i");
     for edge in &net.edges {
         edge.until("spyglass_edge_gateways", |count| count == 2).await;
+        let known = async {
+            while edge.get(&format!("/live/{}/steering.json", id(5))).await.status != 200 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), known).await.expect("the broadcast is known");
         let asked = Instant::now();
         let answer = edge.get(&list(id(5))).await;
         assert_eq!(answer.status, 200);
