@@ -349,3 +349,24 @@ fn has_body(headers: &HeaderMap) -> bool {
     let length = headers.get(CONTENT_LENGTH).map(HeaderValue::as_bytes);
     length.is_some_and(|length| length != b"0") || headers.contains_key(TRANSFER_ENCODING)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a request costs while it waits, within its connection's task.
+    #[test]
+    fn an_answer_under_way_is_small() {
+        fn size<'a, F: Future>(
+            _: impl FnOnce(&'a Handler, &'a Arc<Connection>, http::request::Parts) -> F,
+        ) -> usize {
+            size_of::<F>()
+        }
+        let bytes = size(Handler::answer);
+        println!(
+            "bytes of an answer under way: {bytes}, of them {} the request's head",
+            size_of::<http::request::Parts>()
+        );
+        assert!(bytes <= 2_048, "{bytes}");
+    }
+}
