@@ -2,7 +2,8 @@
 //!
 //! Asks any server from outside, as players do, for as long as one likes:
 //! whole lists and their changes ([`judge`]), what stands in a low-latency one
-//! (`low_latency`), and what only requests can show (`probe`). Several servers
+//! (`low_latency`), and what only requests can show (`probe`). A server that can
+//! block is asked plainly beside (`plain`) and must not fall back (`shown`). Several servers
 //! of one stream are asked in turn and must agree. Nothing of Spyglass's own
 //! muxer or renderer is used, so that a fault of theirs is not shared.
 
@@ -11,7 +12,9 @@ pub mod judge;
 pub mod list;
 mod low_latency;
 mod media;
+mod plain;
 mod probe;
+mod shown;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -20,9 +23,10 @@ use http::Uri;
 use serde::Serialize;
 
 use self::finding::{Finding, Findings, Rule, Severity};
-use self::judge::Judge;
+use self::judge::{Judge, Request};
 use self::list::{List, MAX_LIST, Unreadable};
 use self::media::Media;
+use self::plain::{Heard, Pollers};
 use crate::request::tls::Trust;
 use crate::request::{self, Answer, Http};
 
@@ -158,10 +162,12 @@ pub async fn run(
         servers.push(find_list(&http, url).await?);
     }
     let names: Vec<String> = servers.iter().map(|server| server.name.clone()).collect();
+    let began = Instant::now();
     let mut run = Run {
         judge: Judge::new(names),
         media: Media::new(http.clone()),
-        began: Instant::now(),
+        plain: Pollers::new(began),
+        began,
         report: Report::default(),
         newest: (0, 0),
         probes: 0,
@@ -205,6 +211,7 @@ struct Run {
     servers: Vec<Server>,
     judge: Judge,
     media: Media,
+    plain: Pollers,
     began: Instant,
     report: Report,
     /// Segment and part behind everything that any server has shown.
@@ -225,14 +232,20 @@ impl Run {
             let server = turn % self.servers.len();
             turn += 1;
             let asked = Instant::now();
-            self.poll(server, tell).await;
+            let fresh = self.poll(server, tell).await;
+            self.hear(tell);
+            // Before anything is fetched: what it asks for is that of now.
+            self.probe(server, tell).await;
+            if fresh {
+                self.fetch(server, tell).await;
+            }
             let found = self.media.keep_promises(&self.servers, self.began).await;
             self.report.add(found, tell);
-            self.probe(server, tell).await;
             self.count();
             tell(News::Progress(&self.report));
             tokio::time::sleep(self.pause(server).saturating_sub(asked.elapsed())).await;
         }
+        self.hear(tell);
         if self.judge.ended() {
             self.report.ended = true;
             self.after_the_end(tell).await;
@@ -249,11 +262,14 @@ impl Run {
         target / 4 / u32::try_from(self.servers.len()).unwrap_or(1)
     }
 
-    async fn poll(&mut self, index: usize, tell: &mut Tell<'_>) {
-        let Some(server) = self.servers.get(index) else { return };
+    /// Whether the list is another than before.
+    async fn poll(&mut self, index: usize, tell: &mut Tell<'_>) -> bool {
+        let Some(server) = self.servers.get(index) else { return false };
+        let mut for_next = false;
         let wanted = self.judge.last(index).filter(|list| blocks(list)).map(|list| {
             let parts = list.part_target.is_some();
             let held = position(list);
+            for_next = held >= self.newest;
             // What another server has shown must be here too: asked for as that,
             // it is seen as soon as it is.
             let next =
@@ -274,29 +290,14 @@ impl Run {
                 )
             }
         };
+        let asked = self.began.elapsed();
         let answer = self.http.get(&uri, MAX_LIST, within).await;
         let at = self.began.elapsed();
         let mut findings = Findings::new(at, &server.name);
-        let read = match answer {
-            Err(error) => Err(error.to_string()),
-            Ok(answer) => {
-                headers(&answer, wanted.is_some(), self.judge.last(index), &mut findings);
-                let text = String::from_utf8_lossy(&answer.body);
-                let said = || format!("answers {}: {}", answer.status, first_line(&text));
-                if answer.status.is_success() {
-                    List::read(&answer.body).map_err(|error| error.to_string())
-                } else {
-                    Err(said())
-                }
-            }
-        };
-        let list = match read {
-            Ok(list) => list,
-            Err(reason) => {
-                findings.fault(Rule::P0, reason, vec![]);
-                self.report.add(findings.found, tell);
-                return;
-            }
+        let last = self.judge.last(index);
+        let Some(list) = whole(answer.as_ref(), wanted.is_some(), last, &mut findings) else {
+            self.report.add(findings.found, tell);
+            return false;
         };
         if let Some(((segment, part), ..)) = wanted {
             let shown = position(&list);
@@ -318,12 +319,41 @@ impl Run {
         let fresh = self.judge.last(index) != Some(&list);
         self.report.versions += u64::from(fresh);
         let mut found = findings.found;
-        found.extend(self.judge.see(index, at, list.clone()));
-        if fresh {
-            found.extend(self.media.fetch(index, server, &list, self.began).await);
+        let request = Request { asked, at, for_next };
+        found.extend(self.judge.see(index, request, list.clone()));
+        if blocks(&list) {
+            self.plain.start(index, server, &list, &self.http);
         }
         self.media.promise(self.judge.take_promises());
         self.report.add(found, tell);
+        fresh
+    }
+
+    /// What the newest list of a server shows and was not yet asked for there.
+    async fn fetch(&mut self, index: usize, tell: &mut Tell<'_>) {
+        let Some((server, list)) = self.servers.get(index).zip(self.judge.last(index)) else {
+            return;
+        };
+        let found = self.media.fetch(index, server, list, self.began).await;
+        self.report.add(found, tell);
+    }
+
+    /// Looks at what plain requests got meanwhile.
+    fn hear(&mut self, tell: &mut Tell<'_>) {
+        while let Some(Heard { server: index, asked, at, answer }) = self.plain.next() {
+            let Some(server) = self.servers.get(index) else { continue };
+            let last = self.judge.last(index);
+            let mut findings = Findings::new(at, &server.name);
+            let list = whole(answer.as_ref(), false, last, &mut findings);
+            let mut found = findings.found;
+            if let Some((list, answer)) = list.zip(answer.ok()) {
+                self.report.lists += 1;
+                self.newest = self.newest.max(position(&list));
+                let age = answer.header("age").and_then(|age| age.trim().parse().ok());
+                found.extend(self.judge.see_plain(index, (asked, at), age, list));
+            }
+            self.report.add(found, tell);
+        }
     }
 
     /// Requests that no player makes twice, now and then.
@@ -348,7 +378,9 @@ impl Run {
             };
             let found = self.media.still_there(server, list, self.began).await;
             self.report.add(found, tell);
-            self.poll(index, tell).await;
+            if self.poll(index, tell).await {
+                self.fetch(index, tell).await;
+            }
         }
     }
 }
@@ -370,6 +402,24 @@ fn last_of((segment, part): (u64, u64)) -> (u64, Option<u64>) {
         Some(part) => (segment, Some(part)),
         None => (segment.saturating_sub(1), None),
     }
+}
+
+/// The list of an answer, or why it is none (rule P0), and its headers.
+fn whole(
+    answer: Result<&Answer, &request::Error>,
+    blocked: bool,
+    last: Option<&List>,
+    findings: &mut Findings<'_>,
+) -> Option<List> {
+    let read = answer.map_err(ToString::to_string).and_then(|answer| {
+        headers(answer, blocked, last, findings);
+        if answer.status.is_success() {
+            return List::read(&answer.body).map_err(|error| error.to_string());
+        }
+        let text = String::from_utf8_lossy(&answer.body);
+        Err(format!("answers {}: {}", answer.status, first_line(&text)))
+    });
+    read.map_err(|reason| findings.fault(Rule::P0, reason, vec![])).ok()
 }
 
 fn first_line(text: &str) -> String {

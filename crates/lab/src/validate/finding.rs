@@ -48,7 +48,7 @@ pub enum Rule {
     P8,
     /// Missing media is listed as gaps (4.4.4.7).
     P9,
-    /// Dates are unambiguous (4.4.4.6).
+    /// Dates are unambiguous (4.4.4.6), and there at low latency (appendix B).
     P10,
     /// The end is the end (4.4.3.4, 6.2.1).
     P11,
@@ -92,7 +92,7 @@ impl Rule {
             Self::P7 => "every listed segment available at once",
             Self::P8 => "a discontinuity wherever the format changes, and their right count",
             Self::P9 => "missing media listed as gaps",
-            Self::P10 => "dates that agree with the durations",
+            Self::P10 => "dates that agree with the durations, and in every low-latency list",
             Self::P11 => "nothing after the end, and no playlist type before it",
             Self::P12 => "a playlist with gzip for who accepts it",
             Self::P13 => "the version that its tags need",

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::finding::{Finding, Findings, Rule};
 use super::list::{List, Segment};
 use super::low_latency;
+use super::shown::{Mark, Shown};
 
 /// Dates may be off by rounding and by a frame, in milliseconds.
 const SLACK_MS: i64 = 100;
@@ -32,10 +33,30 @@ struct Seen {
     first: Duration,
 }
 
+/// One request for a whole list, by the validation's clock.
+#[derive(Clone, Copy, Debug)]
+pub struct Request {
+    /// When it was sent.
+    pub asked: Duration,
+    /// When its answer was there.
+    pub at: Duration,
+    /// It waited for the very next part: one further ahead says nothing of when
+    /// those before it appeared.
+    pub for_next: bool,
+}
+
 /// One server.
 #[derive(Debug, Default)]
 struct Server {
     last: Option<List>,
+    /// The newest list of a request beside, and all that such have shown.
+    plain: Option<List>,
+    plainly: Shown,
+    /// What the reloads have shown.
+    reloaded: Shown,
+    /// The last plain answer was older than one before it; behind another server.
+    went_back: bool,
+    lagged: bool,
     polled: Duration,
     /// A segment was added.
     changed: Duration,
@@ -97,18 +118,90 @@ impl Judge {
         std::mem::take(&mut self.promises)
     }
 
-    /// A whole list that `server` gave as it stood at `at`.
-    pub fn see(&mut self, server: usize, at: Duration, list: List) -> Vec<Finding> {
+    /// A whole list that `server` gave to one of the reloads that follow the
+    /// stream, each sent after the answer before.
+    pub fn see(&mut self, server: usize, request: Request, list: List) -> Vec<Finding> {
+        let at = request.at;
         let Some(name) = self.names.get(server).cloned() else { return Vec::new() };
         let mut findings = Findings::new(at, &name);
+        if let Some(server) = self.servers.get_mut(server) {
+            server.reloaded.note(at, Mark::of(&list));
+        }
         if self.last(server).is_some_and(|last| *last == list) {
             self.silence(server, at, &mut findings);
             return findings.found;
         }
-        self.header(&list, &mut findings);
-        self.edits(server, at, &list, &mut findings);
-        self.segments(at, &list, &mut findings);
-        low_latency::text(&list, &mut findings);
+        self.edits(server, request, &list, &mut findings);
+        self.text(at, &list, &mut findings);
+        if let Some(server) = self.servers.get_mut(server) {
+            server.last = Some(list);
+            server.polled = at;
+        }
+        findings.found
+    }
+
+    /// A whole list that `server` gave to a request which waits for nothing,
+    /// sent beside those of [`Judge::see`]; `age` is its Age, in seconds. It may
+    /// not be older than what was there when it was asked for, except by the
+    /// time that a cache may have kept it (rule L10).
+    pub fn see_plain(
+        &mut self,
+        server: usize,
+        (asked, at): (Duration, Duration),
+        age: Option<u64>,
+        list: List,
+    ) -> Vec<Finding> {
+        let Some(name) = self.names.get(server).cloned() else { return Vec::new() };
+        let mut findings = Findings::new(at, &name);
+        let kept = Duration::from_secs_f64((list.target.unwrap_or(1) as f64 / 2.0).max(1.0));
+        // A reload has another URL: a cache may keep the two apart. Age is in
+        // whole seconds.
+        let apart = age.map_or(Duration::ZERO, |age| Duration::from_secs(age.saturating_add(1)));
+        let mark = Mark::of(&list);
+        let elsewhere = kept + Duration::from_secs_f64(LATE);
+        let ahead = self.servers.iter().enumerate().filter(|(other, _)| *other != server);
+        let ahead = ahead.fold(Mark::default(), |ahead, (_, other)| {
+            ahead.newest(other.shown(asked.saturating_sub(elsewhere)))
+        });
+        let Some(held) = self.servers.get_mut(server) else { return Vec::new() };
+        let before = held.plainly.by(asked);
+        let before = match asked.checked_sub(apart.min(kept)) {
+            Some(then) => before.newest(held.reloaded.by(then)),
+            None => before,
+        };
+        let lines = || list.excerpt(1, 8);
+        // Each told once, until it is over.
+        let back = mark.older_than(before);
+        if let Some((rule, how)) = back.filter(|_| !held.went_back) {
+            let what = format!("a plain request got {mark} after {before}: {how}");
+            findings.fault(rule, what, lines());
+        }
+        held.went_back = back.is_some();
+        let lags = back.is_none() && !list.ended && mark.older_than(ahead).is_some();
+        if lags && !held.lagged {
+            let what = format!(
+                "a plain request got {mark}, {ahead} was at another server {:.1} s before",
+                elsewhere.as_secs_f64()
+            );
+            findings.warning(Rule::L10, what, lines());
+        }
+        held.lagged = lags;
+        held.plainly.note(at, mark);
+        // Every version is read once.
+        if held.last.as_ref() != Some(&list) && held.plain.as_ref() != Some(&list) {
+            self.text(at, &list, &mut findings);
+            if let Some(server) = self.servers.get_mut(server) {
+                server.plain = Some(list);
+            }
+        }
+        findings.found
+    }
+
+    /// One version by itself and against what its numbers meant before.
+    fn text(&mut self, at: Duration, list: &List, findings: &mut Findings<'_>) {
+        self.header(list, findings);
+        self.segments(at, list, findings);
+        low_latency::text(list, findings);
         if let Some(part_target) = list.part_target {
             let held = *self.part_target.get_or_insert(part_target);
             if (held - part_target).abs() > f64::EPSILON {
@@ -116,11 +209,6 @@ impl Judge {
                 findings.fault(Rule::P1, what, vec![]);
             }
         }
-        if let Some(server) = self.servers.get_mut(server) {
-            server.last = Some(list);
-            server.polled = at;
-        }
-        findings.found
     }
 
     fn header(&mut self, list: &List, findings: &mut Findings<'_>) {
@@ -175,7 +263,14 @@ impl Judge {
     }
 
     /// What changed since the version before at the same server.
-    fn edits(&mut self, at_server: usize, at: Duration, list: &List, findings: &mut Findings<'_>) {
+    fn edits(
+        &mut self,
+        at_server: usize,
+        request: Request,
+        list: &List,
+        findings: &mut Findings<'_>,
+    ) {
+        let Request { asked, at, for_next } = request;
         let target = list.target.unwrap_or(1) as f64;
         self.longest = self.longest.max(list.duration());
         let Some(server) = self.servers.get_mut(at_server) else { return };
@@ -208,21 +303,25 @@ impl Judge {
             );
         }
         if (list.end(), list.open.parts.len()) > (last.end(), last.open.parts.len()) {
-            let silent = at.saturating_sub(server.grown).as_secs_f64();
-            if let Some(most) = list.part_target.filter(|most| silent > most + LATE) {
+            // Before it asked, something new may have been there: the validator
+            // was fetching or looking at another server.
+            let silent = at.saturating_sub(asked.max(server.grown)).as_secs_f64();
+            let late = |most: &f64| for_next && silent > most + LATE;
+            if let Some(most) = list.part_target.filter(late) {
                 let what = format!("nothing new for {silent:.2} s, the part target is {most} s");
                 findings.warning(Rule::L3, what, vec![]);
             }
             server.grown = at;
         }
         if list.end() > last.end() {
-            let silent = at.saturating_sub(server.changed).as_secs_f64();
             // It appeared after the poll before this one, where it was not.
             let proven = server.polled.saturating_sub(server.changed).as_secs_f64();
             let told = proven > 1.5 * target;
+            // What passed between two polls is the validator's own doing.
+            let waited = at.saturating_sub(asked.max(server.changed)).as_secs_f64();
+            let silent = proven + waited;
             if !told && silent > 1.5 * target + 1.0 {
-                // Polled too rarely to be sure.
-                let what = format!("a new segment after {silent:.1} s between two polls");
+                let what = format!("a new segment after {silent:.1} s of waiting");
                 findings.warning(Rule::P4, what, vec![]);
             }
             server.changed = at;
@@ -286,6 +385,13 @@ impl Judge {
         }
         let oldest = list.end().saturating_sub(REMEMBERED);
         self.seen = self.seen.split_off(&oldest);
+    }
+}
+
+impl Server {
+    /// What any answer of it has shown by then.
+    fn shown(&self, then: Duration) -> Mark {
+        self.plainly.by(then).newest(self.reloaded.by(then))
     }
 }
 

@@ -1,5 +1,5 @@
-//! What one version of a low-latency list must have by itself: the rules L1
-//! and L2. What needs requests is [`super::probe`].
+//! What one version of a low-latency list must have by itself: the rules L1,
+//! L2 and P10 as far as the profile demands dates. What needs requests is [`super::probe`].
 
 use super::finding::{Findings, Rule};
 use super::list::{List, Segment};
@@ -18,6 +18,7 @@ pub(crate) fn text(list: &List, findings: &mut Findings<'_>) {
         }
         return;
     };
+    dates(list, findings);
     for segment in &list.segments {
         lengths(list, segment, target, findings);
         let sum: f64 = segment.parts.iter().map(|part| part.duration).sum();
@@ -27,6 +28,18 @@ pub(crate) fn text(list: &List, findings: &mut Findings<'_>) {
         }
     }
     lengths(list, &list.open, target, findings);
+}
+
+/// Other lists may go without dates; every one of the low-latency profile has
+/// them (appendix B).
+fn dates(list: &List, findings: &mut Findings<'_>) {
+    let shown = !list.segments.is_empty() || !list.open.parts.is_empty();
+    let mut segments = list.segments.iter().chain(std::iter::once(&list.open));
+    // A delta may have skipped them.
+    if shown && list.skips.is_empty() && segments.all(|segment| segment.date_ms.is_none()) {
+        let what = "a low-latency list without EXT-X-PROGRAM-DATE-TIME";
+        findings.fault(Rule::P10, what, list.excerpt(1, 8));
+    }
 }
 
 fn parts(list: &List) -> impl Iterator<Item = usize> {

@@ -2,6 +2,7 @@
 //! segments of five parts, the same at every server that is started.
 
 use std::convert::Infallible;
+use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -15,6 +16,8 @@ use tokio::net::TcpListener;
 /// Parts of a segment, each 0.2 s.
 const PARTS: u64 = 5;
 const PART: Duration = Duration::from_millis(200);
+/// What a slow segment takes.
+pub const SLOW: Duration = Duration::from_millis(400);
 /// Segments of the list.
 const WINDOW: u64 = 6;
 
@@ -37,6 +40,13 @@ pub enum Breach {
     NoHintedPart,
     /// Segments of its own.
     OtherBytes,
+    /// No EXT-X-PROGRAM-DATE-TIME.
+    NoDates,
+    /// For 1 s of every 3 s, a request that waits for nothing gets the list as
+    /// it was a segment ago.
+    StalePlain,
+    /// None, but whole segments take their time.
+    SlowSegments,
 }
 
 pub struct Server {
@@ -48,6 +58,8 @@ struct Stream {
     breach: Breach,
     parts: bool,
     began: Instant,
+    /// This server's own beginning.
+    started: Instant,
     /// Parts there were when the server was started.
     before: u64,
 }
@@ -61,7 +73,8 @@ impl Server {
         let shared = *BEGAN.get_or_init(Instant::now);
         let began =
             if matches!(breach, Breach::EndsAfterSegments(_)) { Instant::now() } else { shared };
-        let stream = Stream { breach, parts, began, before: PARTS * WINDOW };
+        let stream =
+            Stream { breach, parts, began, started: Instant::now(), before: PARTS * WINDOW };
         tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
                 tokio::spawn(async move {
@@ -73,6 +86,12 @@ impl Server {
         });
         Self { url }
     }
+}
+
+fn packed(text: &[u8]) -> Bytes {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(text).unwrap();
+    encoder.finish().unwrap().into()
 }
 
 impl Stream {
@@ -111,8 +130,13 @@ impl Stream {
             "init.mp4" => (StatusCode::OK, Bytes::from_static(b"init")),
             name => self.media(name).await,
         };
-        let mut response = Response::new(Full::new(body));
+        let list = body.starts_with(b"#EXTM3U");
+        let mut response = Response::new(Full::new(if list { packed(&body) } else { body }));
         *response.status_mut() = status;
+        if list {
+            response.headers_mut().insert("content-encoding", "gzip".parse().unwrap());
+            response.headers_mut().insert("age", "0".parse().unwrap());
+        }
         Ok(response)
     }
 
@@ -140,6 +164,9 @@ impl Stream {
         if gone || lost || (segment + 1) * PARTS > self.count() {
             return missing;
         }
+        if self.breach == Breach::SlowSegments {
+            tokio::time::sleep(SLOW).await;
+        }
         (StatusCode::OK, (0..PARTS).map(part_bytes).collect::<String>().into())
     }
 
@@ -160,13 +187,16 @@ impl Stream {
             let parts = part.map_or(PARTS, |part| part + 1);
             self.reach(segment * PARTS + parts).await;
         }
-        (StatusCode::OK, self.text().into())
+        let stale = self.breach == Breach::StalePlain
+            && query.is_empty()
+            && self.started.elapsed().as_secs() % 3 == 2;
+        let behind = if stale { PARTS } else { 0 };
+        (StatusCode::OK, self.text(self.count() - behind).into())
     }
 
-    fn text(&self) -> String {
-        let count = self.count();
+    fn text(&self, count: u64) -> String {
         let open = count / PARTS;
-        let first = open - WINDOW;
+        let first = open.saturating_sub(WINDOW);
         let mut text = String::from("#EXTM3U\n#EXT-X-VERSION:6\n#EXT-X-TARGETDURATION:1\n");
         if self.parts {
             text.push_str(
@@ -177,6 +207,12 @@ impl Stream {
         text.push_str(&format!("#EXT-X-MEDIA-SEQUENCE:{first}\n#EXT-X-MAP:URI=\"init.mp4\"\n"));
         for segment in first..=open {
             let parts = if segment == open { count % PARTS } else { PARTS };
+            if self.breach != Breach::NoDates && (segment < open || (self.parts && parts > 0)) {
+                let (minute, second) = (segment / 60 % 60, segment % 60);
+                text.push_str(&format!(
+                    "#EXT-X-PROGRAM-DATE-TIME:2026-11-21T05:{minute:02}:{second:02}Z\n"
+                ));
+            }
             if self.parts && segment + 2 >= open {
                 for part in 0..parts {
                     text.push_str(&format!("#EXT-X-PART:DURATION=0.2,URI=\"{segment}.{part}\"\n"));
