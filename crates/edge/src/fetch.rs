@@ -17,7 +17,7 @@ use spyglass_media::{BroadcastId, NodeId, Position, Resource, Version};
 use tonic::{Code, Request, Status, Streaming};
 
 use crate::respond::{BlockingLifetime, Forms, Lists};
-use crate::slot::Meta;
+use crate::slot::{Meta, Span};
 
 /// Largest list, all variants together, in bytes.
 const MAX_LIST: u64 = 4 * 1024 * 1024;
@@ -269,6 +269,7 @@ fn read_lists(header: &Header, body: &Bytes) -> Result<(Meta, Lists), Failure> {
         return Err(Failure::Rubbish("variants"));
     }
     let [media, index, [delta, delta_gzip]] = found;
+    let span = media[0].as_deref().and_then(Span::read);
     let forms = |resource, [identity, gzip]: [Option<Bytes>; 2]| {
         let identity = identity.ok_or(Failure::Rubbish("a playlist is missing"))?;
         Ok::<_, Failure>(Forms::new(resource, identity, gzip))
@@ -294,6 +295,7 @@ fn read_lists(header: &Header, body: &Bytes) -> Result<(Meta, Lists), Failure> {
         delta: delta.map(|delta| Forms::new(Resource::Chunklist, delta, delta_gzip)),
         index: forms(Resource::Index, index)?,
         blocking: BlockingLifetime::new(meta.target),
+        span,
     };
     Ok((meta, lists))
 }

@@ -26,7 +26,7 @@ use crate::negotiate::{Terms, Wanted};
 use crate::outcome::{CacheStatus, CacheStatusValues};
 use crate::priority::{self, PRIORITY};
 use crate::refusal::Refusal;
-use crate::slot::Meta;
+use crate::slot::{Listing, Meta, Span};
 
 /// The bytes of an answer.
 #[derive(Debug)]
@@ -250,6 +250,14 @@ pub struct Lists {
     pub index: Forms,
     /// How long an answer to a blocking request may be kept.
     pub blocking: BlockingLifetime,
+    /// The names in it, when it is written as ours are.
+    pub span: Option<Span>,
+}
+
+impl Listing for Arc<Lists> {
+    fn span(&self) -> Option<&Span> {
+        self.span.as_ref()
+    }
 }
 
 /// Cache-Control of a list that was waited for by its number: what is asked for

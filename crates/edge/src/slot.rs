@@ -19,6 +19,7 @@
 //! that means is `slot/awaited.rs`; what is said to a slot and by it, `slot/terms.rs`.
 
 mod awaited;
+mod names;
 mod objects;
 mod terms;
 
@@ -29,6 +30,7 @@ use spyglass_media::{Position, Version};
 
 use awaited::Reach;
 pub use awaited::{Asked, Awaited};
+pub use names::{Listing, Span};
 pub use terms::{Fetch, FetchId, Filled, Limits, Meta, Poll, Polled, Standing, State};
 
 /// The default chunk length's target duration, while nothing is known.
@@ -38,6 +40,8 @@ const UNKNOWN_TARGET: Duration = Duration::from_secs(4);
 struct Held<L> {
     meta: Meta,
     list: L,
+    /// What it and those before it name.
+    span: Option<Span>,
     arrived: Instant,
 }
 
@@ -75,7 +79,7 @@ pub struct Slot<L> {
     awaited: Option<Position>,
 }
 
-impl<L: Clone> Slot<L> {
+impl<L: Listing> Slot<L> {
     /// Nothing held, nothing known.
     pub fn new(limits: Limits, now: Instant) -> Self {
         Self {
@@ -269,7 +273,12 @@ impl<L: Clone> Slot<L> {
         self.failures = 0;
         self.awaited = None;
         let arrived = now.checked_sub(meta.unconfirmed).unwrap_or(now);
-        self.held = Some(Held { meta, list, arrived });
+        let before = self.held.take().and_then(|held| held.span);
+        let span = list.span().cloned().map(|span| match &before {
+            Some(before) => span.behind(before),
+            None => span,
+        });
+        self.held = Some(Held { meta, list, span, arrived });
         Filled::Stored
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use spyglass_media::{Position, Resource};
 
-use super::{Slot, awaited};
+use super::{Listing, Slot, awaited};
 
 /// A chunk further behind the newest one is kept by no origin …
 pub(super) const KEPT: u64 = 256;
@@ -13,24 +13,32 @@ pub(super) const KEPT: u64 = 256;
 /// … and no part of one that is as far behind.
 const PARTS_KEPT: u64 = 16;
 
-impl<L: Clone> Slot<L> {
-    /// Whether this object can exist by what is known; `None` while nothing is.
+impl<L: Listing> Slot<L> {
+    /// Whether this object can exist by what is known; `None` while no list is
+    /// held: notices alone do not tell what was named.
     pub fn may_exist(&self, resource: Resource) -> Option<bool> {
-        let held = self.held();
+        let span = self.held.as_ref()?.span.as_ref();
+        let held = self.held()?;
         let listed = self.listed()?;
-        let epoch_known = self.epoch();
+        let newest = self.epoch();
+        let named = |epoch, sequence, kept| {
+            let epochs = span.map_or(Some(1..=newest), |span| span.epochs(sequence, newest));
+            let kept = listed.sequence.saturating_sub(sequence) <= kept;
+            kept && epochs.is_some_and(|epochs| epochs.contains(&epoch))
+        };
         Some(match resource {
             Resource::Index | Resource::Chunklist => true,
-            Resource::Init { epoch } => epoch <= epoch_known,
+            Resource::Init { epoch } => match span {
+                Some(span) => span.needs(epoch, newest),
+                None => (1..=newest).contains(&epoch),
+            },
             Resource::Chunk { epoch, sequence } => {
-                let kept = sequence.saturating_add(KEPT) >= listed.sequence;
-                epoch <= epoch_known && kept && Position::closed(sequence) <= listed
+                named(epoch, sequence, KEPT) && Position::closed(sequence) <= listed
             }
             Resource::Part { epoch, sequence, part } => {
-                let kept = sequence.saturating_add(PARTS_KEPT) >= listed.sequence;
                 let at = Position { sequence, part: Some(part) };
-                let most = held.map_or(0, |held| awaited::most_parts(&held));
-                epoch <= epoch_known && kept && part < most && at <= listed
+                let most = awaited::most_parts(&held);
+                named(epoch, sequence, PARTS_KEPT) && part < most && at <= listed
             }
         })
     }

@@ -1,4 +1,5 @@
 mod blocking;
+mod names;
 mod orders;
 
 use super::objects::KEPT;
@@ -7,6 +8,12 @@ use spyglass_media::Resource;
 
 const TARGET: Duration = Duration::from_secs(4);
 const ORIGIN: u64 = 11;
+
+impl Listing for u64 {
+    fn span(&self) -> Option<&Span> {
+        None
+    }
+}
 
 fn v(revision: u64) -> Version {
     Version { epoch: 1, revision }
