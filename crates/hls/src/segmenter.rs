@@ -45,8 +45,8 @@ const AUDIO_ONLY_AFTER: i64 = MediaTime::PER_SECOND;
 /// Audio held until that is known; 1 s has 94 frames at most.
 const HELD: usize = 128;
 
-/// After a restart no GAP is listed for so long: within it, edges say what they
-/// hold, and it may be more than this process knows.
+/// After a restart no GAP but that of a torn chunk is listed for so long: within
+/// it, edges say what they hold, and it may be more than this process knows.
 const HEARING: Duration = Duration::from_millis(1_500);
 
 /// A capture stamp further from our clock than this is not believed.
@@ -74,7 +74,8 @@ pub struct Segmenter {
     clock: Option<(Instant, UtcTime)>,
     opened: Option<Instant>,
     waiting: Option<Waiting>,
-    /// The next sequence number can only be a GAP's ([`Tail::torn`]).
+    /// The next sequence number can only be a GAP's ([`Tail::torn`]), which
+    /// [`Self::on_restart`] lists.
     torn: bool,
     warnings: Vec<Warning>,
     ended: bool,
@@ -148,14 +149,21 @@ impl Segmenter {
 
     /// This process has taken over a list that others are reading: until a
     /// publisher returns, GAPs keep it moving. `utc` is the wall clock at `now`
-    /// and tells how long nobody did.
-    pub fn on_restart(&mut self, now: Instant, utc: UtcTime) {
+    /// and tells how long nobody did. A chunk that was torn is a GAP at once, as
+    /// long as what is missing so far: no list may end before what was shown.
+    pub fn on_restart(&mut self, now: Instant, utc: UtcTime) -> Vec<Output> {
+        let mut out = Vec::new();
         self.clock = Some((now, utc));
         if let Some(listed) = self.restored {
             let most = self.timing.stall.saturating_sub(HEARING);
             let silent = utc.since(listed).min(most);
             self.appeared = Some(now.checked_sub(silent).unwrap_or(now));
         }
+        if let Some(epoch) = self.epoch.as_ref().filter(|_| self.torn) {
+            let missing = ticks_between(epoch.wall(epoch.end), utc);
+            self.gap(now, missing.clamp(HOLE, self.timing.target), &mut out);
+        }
+        out
     }
 
     /// A publisher has connected, for the first time or again. Its first frame
@@ -479,17 +487,8 @@ impl Segmenter {
     fn fill(&mut self, now: Instant, until: MediaTime, out: &mut Vec<Output>) {
         let Some(epoch) = &mut self.epoch else { return };
         let missing = (until - epoch.end).ticks();
-        // What was torn is a GAP in any case; the rest behind it obeys the same limit.
-        let longest = LONGEST_HOLE + i64::from(self.torn);
-        if missing > longest * self.timing.target {
-            if self.torn {
-                self.gap(now, self.timing.target, out);
-            }
-            if let Some(epoch) = &mut self.epoch {
-                epoch.end = until;
-            }
-        } else if missing < HOLE && self.torn {
-            self.gap(now, HOLE, out);
+        if missing > LONGEST_HOLE * self.timing.target {
+            epoch.end = until;
         } else if missing >= HOLE {
             let count = (missing + self.timing.target - 1) / self.timing.target;
             for left in (1..=count).rev() {

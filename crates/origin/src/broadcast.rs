@@ -187,6 +187,9 @@ pub enum Input {
     Revoke(ViewerId),
     /// An edge holds this; ours must be newer (state was lost).
     Held(Version, Option<Position>),
+    /// This process stops: close the open chunk, save it, and end. Answered when
+    /// that is done.
+    Stop(oneshot::Sender<()>),
 }
 
 /// A publisher whose token was good.

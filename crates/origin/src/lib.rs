@@ -72,6 +72,10 @@ const KEYS: &str = "control has not given the keys that verify tokens yet";
 /// The longest that connections may take to close when the origin stops.
 const DRAIN: Duration = Duration::from_secs(3);
 
+/// How long edges may still fetch when all broadcasts have closed; part of
+/// [`DRAIN`].
+const TAKE: Duration = Duration::from_millis(500);
+
 /// Why an origin does not start or stops.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -194,7 +198,8 @@ impl Origin {
         self.live.clone()
     }
 
-    /// Serves until `shutdown`, then lets connections close and writes the journal.
+    /// Serves until `shutdown`, then closes every open chunk, lets edges fetch it
+    /// and connections close, and writes the journal.
     pub async fn run(self, shutdown: Shutdown) -> Result<(), Error> {
         let reports = Arc::new(Reports::new(now()));
         let (attachment, commands) = self.attach(&reports, &shutdown)?;
@@ -225,9 +230,10 @@ impl Origin {
             .max_encoding_message_size(MAX_MESSAGE);
         let service =
             tonic::service::interceptor::InterceptedService::new(service, Require(self.key));
-        let upstream = grpc::server()
-            .add_service(service)
-            .serve_with_incoming_shutdown(grpc::incoming(self.grpc), requested(shutdown.clone()));
+        let upstream = grpc::server().add_service(service).serve_with_incoming_shutdown(
+            grpc::incoming(self.grpc),
+            close(Arc::clone(&registry), shutdown.clone()),
+        );
         tokio::spawn(watch_keys(self.admin.clone(), attachment.clone(), shutdown.clone()));
         self.admin.ready().set("starting", true);
         info!(id = %self.addresses.id, rtmp = self.addresses.rtmp, "origin is ready");
@@ -286,8 +292,15 @@ async fn sleep_until(deadline: Option<Instant>) {
     }
 }
 
-async fn requested(shutdown: Shutdown) {
+/// Closes all broadcasts once the origin stops, and leaves edges the time to
+/// fetch what that listed: a list that they know of and cannot have is worse for
+/// their viewers than none.
+async fn close(registry: Arc<Registry>, shutdown: Shutdown) {
     shutdown.requested().await;
+    registry.stop().await;
+    if registry.metrics.watchers.get() > 0 {
+        tokio::time::sleep(TAKE).await;
+    }
 }
 
 /// Accepts RTMP connections until the origin stops and all of them have closed.

@@ -21,9 +21,10 @@ use spyglass_daemon::upstream::Change;
 use spyglass_hls::segmenter::Resume;
 use spyglass_media::{BroadcastId, NodeId, UtcTime};
 use spyglass_token::PublishGrant;
-use tokio::sync::broadcast;
 use tokio::sync::mpsc::error::TrySendError;
-use tracing::error;
+use tokio::sync::{broadcast, oneshot};
+use tokio::task::JoinSet;
+use tracing::{error, warn};
 
 use crate::broadcast::{self as live, Broadcast, Input, Record, Setup};
 use crate::config::Config;
@@ -41,6 +42,9 @@ const TOMBSTONE: Duration = Duration::from_secs(24 * 3600);
 /// A broadcast that was announced and never published is forgotten after this;
 /// no publish token lives longer.
 const UNUSED: Duration = Duration::from_secs(24 * 3600);
+
+/// The longest that broadcasts may take to close when the origin stops.
+const CLOSE: Duration = Duration::from_secs(1);
 
 /// All broadcasts of this process.
 #[derive(Debug)]
@@ -193,6 +197,26 @@ impl Registry {
         drop(broadcasts);
         if interrupted {
             self.on_phase(id, now_utc());
+        }
+    }
+
+    /// Ends all tasks: what is in their open chunks is listed, edges are told of
+    /// it, and the journal has it. Returns when all have, or after [`CLOSE`].
+    pub async fn stop(&self) {
+        let broadcasts: Vec<_> = self.broadcasts.lock().values().cloned().collect();
+        let mut stopping = JoinSet::new();
+        for broadcast in broadcasts {
+            stopping.spawn(async move {
+                let (stopped, done) = oneshot::channel();
+                if broadcast.inputs.send(Input::Stop(stopped)).await.is_ok() {
+                    // A task that fails in it is gone too.
+                    let _ = done.await;
+                }
+            });
+        }
+        let all = async { while stopping.join_next().await.is_some() {} };
+        if tokio::time::timeout(CLOSE, all).await.is_err() {
+            warn!("broadcasts are too busy to close: their last chunks may be lost");
         }
     }
 

@@ -22,6 +22,7 @@ mod first_poll_fetches_once;
 mod hostile_input_costs_one_connection;
 mod low_latency_is_low;
 mod no_frame_before_the_token;
+mod no_list_is_older_when_the_origin_is_back;
 mod notices_are_hints;
 mod one_control_of_two_is_enough;
 mod one_fetch_through_a_gateway;

@@ -141,8 +141,10 @@ impl Broadcast {
         self.list = list;
         self.segmenter = Segmenter::new(self.config, self.list.resume());
         self.now += away;
-        self.segmenter.on_restart(self.instant(), BEGIN + self.now);
+        let outputs = self.segmenter.on_restart(self.instant(), BEGIN + self.now);
         self.judge.restarted(away);
+        self.carry_out(outputs);
+        assert!(self.list.position() >= position, "a list ends before what was shown");
     }
 
     fn carry_out(&mut self, outputs: Vec<Output>) {

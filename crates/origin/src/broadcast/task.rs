@@ -33,7 +33,7 @@ use crate::fanout::Fanout;
 use crate::journal;
 use crate::life::{Action, ConnectionId, Life, Phase};
 use crate::registry::Registry;
-use crate::revival::unseen;
+use crate::revival::{resumed, unseen};
 use crate::seats::{Seats, Taken};
 use crate::send_queue::{Packet, Pushed};
 use crate::viewer::{CloseReason, Mailbox};
@@ -126,15 +126,7 @@ impl Task {
             floor = floor.and(&restored.floor.unwrap_or_default());
             if let (Some(mut chunklist), Some(config)) = (restored.chunklist, setup.record.cut()) {
                 chunklist.set_window(registry.live.get().window_chunks);
-                if setup.record.phase == Phase::Ended {
-                    // A task that fails while it ends leaves a page without ENDLIST.
-                    chunklist.on_end(now());
-                }
-                if !chunklist.ended() {
-                    let mut resumed = Segmenter::new(config, chunklist.resume());
-                    resumed.on_restart(now(), now_utc());
-                    segmenter = Some(resumed);
-                }
+                segmenter = resumed(&mut chunklist, config, setup.record.phase, (now(), now_utc()));
                 *broadcast.objects.lock() = Some(chunklist);
             }
         }
@@ -170,6 +162,12 @@ impl Task {
                 biased;
                 () = sleep_until(deadline) => self.on_deadline(),
                 input = inputs.recv() => match input {
+                    Some(Input::Stop(stopped)) => {
+                        self.stop();
+                        // Nobody may wait any more.
+                        let _ = stopped.send(());
+                        return;
+                    }
                     Some(input) => self.on_input(input),
                     None => return,
                 },
@@ -228,6 +226,8 @@ impl Task {
             }
             Input::Revoke(viewer) => self.on_revoke(viewer),
             Input::Held(version, position) => self.on_held(version, position),
+            // The task's last, which `run` does.
+            Input::Stop(_) => {}
         }
     }
 
@@ -460,6 +460,21 @@ impl Task {
         for mailbox in self.seats.clear() {
             mailbox.close(CloseReason::Ended);
             self.registry.attachment.lease_ended(mailbox.lease());
+        }
+    }
+
+    /// This process stops. What has come of the open chunk is listed and goes to
+    /// the journal as a chunk, so that nothing that was shown is lost; the next
+    /// process goes on behind it.
+    fn stop(&mut self) {
+        let now = now();
+        if let Some(segmenter) = &mut self.segmenter {
+            let outputs = segmenter.on_end(now);
+            self.on_outputs(outputs);
+        }
+        if let Some(publisher) = self.life.publisher() {
+            let actions = self.life.on_closed(now, publisher);
+            self.carry_out(actions);
         }
     }
 

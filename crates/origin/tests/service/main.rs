@@ -1,6 +1,8 @@
 //! A whole origin over real sockets, with a scripted control that knows
 //! nothing but keys, and peers that drive `spyglass_rtmp::Client`.
 
+mod restart;
+
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -432,54 +434,6 @@ async fn a_second_publisher_is_refused_unless_the_first_is_dead() {
         () = answers => None,
     };
     assert_eq!(refused.as_deref(), Some("NetStream.Publish.BadName"));
-    world.stop().await;
-}
-
-#[tokio::test]
-async fn a_lost_page_among_others_does_not_let_numbers_return() {
-    let world = World::start().await;
-    for id in [id(11), id(12)] {
-        world.publish(&world.publish_key(id, 1000)).await.send_clip(0, 3).await;
-    }
-    let before = (world.list(id(11)).await, world.list(id(12)).await);
-    let state = world.stop().await;
-
-    // As a power loss may leave it: the name is there, the text is not.
-    let page = state.path().join("broadcasts").join(id(11).to_string()).join("page.json");
-    assert!(std::fs::metadata(&page).unwrap().len() > 0);
-    std::fs::write(&page, "").unwrap();
-    let world = World::start_in(state).await;
-    // The publisher returns with a token of an hour ago.
-    let issued = now_utc() - Duration::from_secs(3_600);
-    let key = world.publish_key_of(id(11), 1000, issued);
-    world.publish(&key).await.send_clip(0, 3).await;
-    let (lost, kept) = (world.list(id(11)).await, world.list(id(12)).await);
-    let (was, is) = (before.0.position.unwrap(), lost.position.unwrap());
-    assert!(is.sequence > was.sequence + 3_000, "{was:?}, {is:?}");
-    let (was, is) = (before.0.version.unwrap(), lost.version.unwrap());
-    assert!(is.epoch > was.epoch + 3_000, "{was:?}, {is:?}");
-    // The other goes on where it was, but for parts of a chunk that never ended.
-    let (was, is) = (before.1.position.unwrap(), kept.position.unwrap());
-    assert!((was.sequence - 1..was.sequence + 60).contains(&is.sequence), "{was:?}, {is:?}");
-    world.stop().await;
-}
-
-#[tokio::test]
-async fn the_first_token_cuts_although_the_list_is_lost() {
-    let world = World::start().await;
-    world.publish(&world.publish_key(id(13), 1000)).await.send_clip(0, 3).await;
-    let before = world.list(id(13)).await;
-    let state = world.stop().await;
-
-    let directory = state.path().join("broadcasts").join(id(13).to_string());
-    let mut files = std::fs::read_dir(&directory).unwrap().map(|file| file.unwrap().path());
-    let init = files.find(|path| path.to_string_lossy().ends_with("init.mp4")).unwrap();
-    std::fs::remove_file(init).unwrap();
-    let world = World::start_in(state).await;
-    world.publish(&world.publish_key(id(13), 5000)).await.send_clip(0, 12).await;
-    let after = world.list(id(13)).await;
-    assert!(after.version.unwrap().epoch > before.version.unwrap().epoch);
-    assert_eq!(after.target_duration_ms, before.target_duration_ms);
     world.stop().await;
 }
 
