@@ -15,7 +15,7 @@ use spyglass_media::{BroadcastId, NodeId, Resource, UtcTime, Version, ViewerId};
 use spyglass_token::WatchGrant;
 
 use super::link::{Link, Ticket};
-use super::list::List;
+use super::list::{Held, List};
 use super::network::{Answer, Event, Network, ToEdge, ToViewer};
 
 /// How long an origin that has said nothing is waited for.
@@ -51,7 +51,7 @@ pub(super) struct Edge {
     pub id: BroadcastId,
     pub origin: NodeId,
     pub directory: Directory,
-    pub slot: Option<Slot<Arc<List>>>,
+    pub slot: Option<Slot<Held>>,
     pub viewers: Viewers,
     pub link: Link,
     pub tickets: BTreeMap<u64, Ticket>,
@@ -183,7 +183,7 @@ impl Edge {
             self.fetch_list(net, fetch);
         }
         match polled.poll {
-            Poll::Serve { list, age, aged } => self.serve(net, number, ask, list, age, aged),
+            Poll::Serve { list, age, aged } => self.serve(net, number, ask, list.0, age, aged),
             Poll::TooFar | Poll::Late => unreachable!("nobody waits for a number here"),
             Poll::GiveUp { known } => {
                 let refusal = if known { Refusal::Upstream } else { Refusal::NotYet };
@@ -286,7 +286,7 @@ impl Edge {
 
     // ---- the slot
 
-    fn open(&mut self, net: &Network) -> &mut Slot<Arc<List>> {
+    fn open(&mut self, net: &Network) -> &mut Slot<Held> {
         if self.slot.is_none() {
             self.slot = Some(Slot::new(slot::Limits::default(), net.instant()));
             self.refresh();

@@ -11,6 +11,7 @@ use spyglass_edge::slot::{self, FetchId, Filled, Meta, Slot};
 use spyglass_media::{Resource, Version};
 
 use super::edge::{Edge, Object, heard};
+use super::list::Held;
 use super::network::{Answer, Event, Failure, Fetched, Holding, Network, ToEdge, ToOrigin};
 
 /// Without a heartbeat for this long a watch is broken.
@@ -308,7 +309,7 @@ impl Edge {
                     part_target: None,
                     last_parts: 0,
                 };
-                let filled = slot.on_filled(net.instant(), id, meta, list);
+                let filled = slot.on_filled(net.instant(), id, meta, Held(list));
                 if matches!(filled, Filled::Stored | Filled::TooOld) {
                     self.told = heard(self.told, incarnation, Version::default());
                 }

@@ -1,7 +1,9 @@
 //! One version of a list as it travels, read by `m3u8-rs`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use spyglass_edge::slot::{Listing, Span};
 use spyglass_hls::chunklist::Chunklist;
 use spyglass_hls::playlist;
 use spyglass_media::{Position, Resource, UtcTime, Version};
@@ -21,6 +23,18 @@ pub(super) struct List {
     pub discontinuity_sequence: u64,
     /// By the text, not by the machine that wrote it.
     pub lines: Vec<Line>,
+    /// As an edge reads the same text.
+    span: Option<Span>,
+}
+
+/// A list as an edge holds it.
+#[derive(Clone, Debug)]
+pub(super) struct Held(pub Arc<List>);
+
+impl Listing for Held {
+    fn span(&self) -> Option<&Span> {
+        self.0.span.as_ref()
+    }
 }
 
 /// A chunk or GAP of a list.
@@ -57,6 +71,7 @@ impl List {
             made,
             lines: lines.collect(),
             discontinuity_sequence: read.playlist.discontinuity_sequence,
+            span: Span::read(text.as_bytes()),
             text,
         })
     }
