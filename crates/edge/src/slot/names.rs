@@ -49,6 +49,9 @@ pub struct Span {
     longest: u64,
     /// In order of both, never empty; they may begin below `first`.
     runs: Vec<Run>,
+    /// Chunks whose parts were listed, in order, and how many each has. A GAP
+    /// has none.
+    parts: Vec<(u64, u32)>,
 }
 
 impl Span {
@@ -59,6 +62,8 @@ impl Span {
         let mut first = None;
         let mut end = 0;
         let mut runs: Vec<Run> = Vec::new();
+        let mut parts = Vec::new();
+        let (mut listed, mut gap) = (0_u32, false);
         for line in text.lines() {
             if let Some(value) = line.strip_prefix("#EXT-X-MEDIA-SEQUENCE:") {
                 if first.is_some() {
@@ -66,6 +71,18 @@ impl Span {
                 }
                 end = value.parse().ok()?;
                 first = Some(end);
+            } else if let Some(attributes) = line.strip_prefix("#EXT-X-PART:") {
+                let (uri, _) = attributes.split_once("URI=\"")?.1.split_once('"')?;
+                let Resource::Part { sequence, part, .. } = Resource::parse(uri)? else {
+                    return None;
+                };
+                // All of a chunk's parts are listed, or none.
+                if (sequence, part) != (end, listed) {
+                    return None;
+                }
+                listed = listed.checked_add(1)?;
+            } else if line == "#EXT-X-GAP" {
+                gap = true;
             } else if !line.is_empty() && !line.starts_with('#') {
                 let Resource::Chunk { epoch, sequence } = Resource::parse(line)? else {
                     return None;
@@ -77,17 +94,26 @@ impl Span {
                 if epoch > last {
                     runs.push(Run { from: sequence, epoch });
                 }
+                if listed > 0 || gap {
+                    parts.push((sequence, listed));
+                }
+                (listed, gap) = (0, false);
                 end = end.checked_add(1)?;
             }
         }
         let first = first.filter(|_| !runs.is_empty())?;
-        Some(Self { first, end, longest: end - first, runs })
+        Some(Self { first, end, longest: end - first, runs, parts })
     }
 
     /// This list, knowing what the one before it named.
     pub(super) fn behind(mut self, before: &Self) -> Self {
         self.longest = self.longest.max(before.longest);
         let least = self.least();
+        let mut parts = before.parts.clone();
+        parts.retain(|(sequence, _)| *sequence >= least && self.parts(*sequence).is_none());
+        parts.append(&mut self.parts);
+        parts.sort_unstable();
+        self.parts = parts;
         let mut runs: Vec<Run> =
             before.runs.iter().copied().filter(|run| run.from < self.first).collect();
         // Of what has left already only the last run matters.
@@ -122,6 +148,12 @@ impl Span {
             Some(run) => Some(run.epoch..=run.epoch),
             None => self.before(),
         }
+    }
+
+    /// How many parts this chunk has, when they were seen listed.
+    pub(super) fn parts(&self, sequence: u64) -> Option<u32> {
+        let at = self.parts.binary_search_by_key(&sequence, |(sequence, _)| *sequence).ok()?;
+        self.parts.get(at).map(|(_, parts)| *parts)
     }
 
     /// Whether what this list names, or what comes next, needs this init.

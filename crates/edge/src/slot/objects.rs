@@ -37,7 +37,8 @@ impl<L: Listing> Slot<L> {
             }
             Resource::Part { epoch, sequence, part } => {
                 let at = Position { sequence, part: Some(part) };
-                let most = awaited::most_parts(&held);
+                let seen = span.and_then(|span| span.parts(sequence));
+                let most = seen.unwrap_or_else(|| awaited::most_parts(&held));
                 named(epoch, sequence, PARTS_KEPT) && part < most && at <= listed
             }
         })

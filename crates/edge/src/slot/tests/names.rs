@@ -31,6 +31,12 @@ fn span(first: u64, epochs: &[i64]) -> Arc<Span> {
     Arc::new(Span::read(text(first, epochs).as_bytes()).unwrap())
 }
 
+const PART: Duration = Duration::from_millis(210);
+
+fn at(sequence: u64, part: Option<u32>) -> Position {
+    Position { sequence, part }
+}
+
 type Listed = Slot<Arc<Span>>;
 
 /// Holds a list with these chunks.
@@ -65,6 +71,44 @@ fn epochs_of(slot: &Listed, sequence: u64) -> Vec<u32> {
 
 fn inits(slot: &Listed) -> Vec<u32> {
     (0..100).filter(|epoch| slot.may_exist(Resource::Init { epoch: *epoch }).unwrap()).collect()
+}
+
+/// Word for word what an origin writes (`hls/src/playlist.rs`), with parts.
+const WRITTEN: &str = "#EXTM3U
+#EXT-X-VERSION:6
+#EXT-X-TARGETDURATION:4
+#EXT-X-MEDIA-SEQUENCE:40
+#EXT-X-DISCONTINUITY-SEQUENCE:0
+#EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES,PART-HOLD-BACK=0.63000
+#EXT-X-PART-INF:PART-TARGET=0.21000
+#EXT-X-MAP:URI=\"1-init.mp4\"
+#EXT-X-PROGRAM-DATE-TIME:2026-09-21T14:15:20.000Z
+#EXTINF:3.00000,
+1-40.m4s
+#EXT-X-PROGRAM-DATE-TIME:2026-09-21T14:15:23.000Z
+#EXT-X-GAP
+#EXTINF:4.00000,
+1-41.m4s
+#EXT-X-DISCONTINUITY
+#EXT-X-MAP:URI=\"2-init.mp4\"
+#EXT-X-PROGRAM-DATE-TIME:2026-09-21T14:15:26.000Z
+#EXT-X-PART:DURATION=0.20000,URI=\"2-42.0.m4s\",INDEPENDENT=YES
+#EXT-X-PART:DURATION=0.20000,URI=\"2-42.1.m4s\"
+#EXTINF:3.03300,
+2-42.m4s
+#EXT-X-PROGRAM-DATE-TIME:2026-09-21T14:15:29.033Z
+#EXT-X-PART:DURATION=0.20000,URI=\"2-43.0.m4s\",INDEPENDENT=YES
+#EXT-X-PRELOAD-HINT:TYPE=PART,URI=\"2-43.1.m4s\"
+";
+
+#[test]
+fn a_list_as_an_origin_writes_it_is_read() {
+    let span = Span::read(WRITTEN.as_bytes()).unwrap();
+    assert_eq!(
+        [40, 41, 42, 43].map(|it| span.epochs(it, 2)),
+        [1..=1, 1..=1, 2..=2, 2..=2].map(Some)
+    );
+    assert_eq!([40, 41, 42, 43].map(|it| span.parts(it)), [None, Some(0), Some(2), None]);
 }
 
 #[test]
@@ -127,6 +171,51 @@ fn what_is_newer_than_the_held_list_is_fetched_once_it_is_known() {
     assert_eq!((epochs_of(&slot, 86), epochs_of(&slot, 87)), (vec![3, 4], vec![3, 4]));
     assert_eq!((epochs_of(&slot, 88), epochs_of(&slot, 80)), (vec![], vec![2]));
     assert_eq!(inits(&slot), [1, 2, 3, 4]);
+}
+
+#[test]
+fn a_listed_chunk_has_the_parts_that_were_listed() {
+    let with_parts = |first, chunks: &[u32], open: u32| {
+        let mut text = format!("#EXTM3U\n#EXT-X-MEDIA-SEQUENCE:{first}\n");
+        let parts = |sequence: u64, count: u32| -> String {
+            let part = |part| format!("#EXT-X-PART:DURATION=0.2,URI=\"1-{sequence}.{part}.m4s\"\n");
+            (0..count).map(part).collect()
+        };
+        for (sequence, count) in (first..).zip(chunks) {
+            let gap = if *count == 0 { "#EXT-X-GAP\n" } else { "" };
+            text += &parts(sequence, *count);
+            _ = writeln!(text, "{gap}#EXTINF:3.0,\n1-{sequence}.m4s");
+        }
+        text + &parts(first + chunks.len() as u64, open)
+    };
+    let with = |revision, position| Meta {
+        position: Some(position),
+        part_target: Some(PART),
+        ..meta(revision)
+    };
+    let mut slot = holding(&[]);
+    let mut list = |text: &str, position, revision| {
+        let now = Instant::now();
+        let fetch = slot.on_poll(now, now).fetch.unwrap();
+        let span = Arc::new(Span::read(text.as_bytes()).unwrap());
+        let meta = with(revision, position);
+        assert_eq!(slot.on_filled(now, fetch.id, meta, span), Filled::Stored);
+        slot.on_expire(v(revision + 1), Some(position), ORIGIN);
+        let part = |sequence, part| Resource::Part { epoch: 1, sequence, part };
+        let exists = |sequence, n| slot.may_exist(part(sequence, n)).unwrap();
+        [6, 7, 8, 9, 10].map(|sequence| (0..99).filter(|n| exists(sequence, *n)).count())
+    };
+    let most = awaited::most_parts(&with(1, at(9, None))) as usize;
+    let first = with_parts(7, &[14, 0], 3);
+    assert_eq!(list(&first, at(9, Some(2)), 1), [most, 14, 0, 3, 0]);
+    // Those of 7 are listed no more, and yet they are there; 9 is complete.
+    let text = with_parts(8, &[0, 15], 0).replace("MEDIA-SEQUENCE:8", "MEDIA-SEQUENCE:7");
+    let text = text.replacen("#EXT-X-GAP", "#EXTINF:3.0,\n1-7.m4s\n#EXT-X-GAP", 1);
+    assert_eq!(list(&text, at(9, None), 2), [most, 14, 0, 15, 0]);
+    for (part, other) in [("1-7.3", "1-8.3"), ("1-7.3", "1-7.4"), ("1-7.3", "1-7"), ("URI", "URL")]
+    {
+        assert_eq!(Span::read(first.replacen(part, other, 1).as_bytes()), None, "{other}");
+    }
 }
 
 #[test]
