@@ -178,8 +178,13 @@ impl Herd {
         Self { connections: connections.collect(), epoll, scratch }
     }
 
-    /// So many; each has asked once for `path` already.
+    /// So many; each has asked once for `path` already, which may take a moment
+    /// to be there.
     pub fn open(address: SocketAddr, count: usize, path: &str) -> Self {
+        let (mut scout, begun) = (Self::connect(address, 1), Instant::now());
+        while scout.ask(path, &Expected::Any).failed > 0 && begun.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(20));
+        }
         let mut herd = Self::connect(address, count);
         let burst = herd.ask(path, &Expected::Any);
         assert_eq!(burst.delays.len(), count, "{path} is there");
