@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -17,8 +18,10 @@ use spyglass_api::upstream::upstream_client::UpstreamClient;
 use spyglass_api::upstream::{Chunklist, FetchRequest, fetch_request};
 use spyglass_media::{BroadcastId, Position, Resource, ViewerId};
 use support::client::Connection;
+use support::relay::Relay;
 use support::{Control, KEY, Origin, Site, id, token};
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 
 const LISTS: &str = r#"spyglass_edge_downstream_requests_total{resource="chunklist"}"#;
 const PARTS: &str = r#"spyglass_edge_downstream_requests_total{resource="part"}"#;
@@ -131,7 +134,7 @@ async fn the_origin_is_asked_once_however_many_edges_have_viewers() {
 /// Blocking reloads and hinted parts over HTTP/2, 100 on each connection.
 struct Crowd(Vec<http2::SendRequest<Empty<Bytes>>>);
 
-type Asked = tokio::task::JoinHandle<(u16, String, Instant)>;
+type Asked = JoinHandle<(u16, String, Instant)>;
 
 impl Crowd {
     async fn new(edge: &Site, connections: usize) -> Self {
@@ -204,55 +207,80 @@ async fn five_thousand_blocked_reloads_are_one_fetch_of_each_kind_at_gateway_and
     }
 }
 
-/// A viewer who polls, on one connection, until told to stop. What it saw: when
-/// it first saw each revision.
-fn viewer(edge: &Site, stop: &Arc<AtomicBool>) -> tokio::task::JoinHandle<Vec<(u64, Instant)>> {
-    let (http, stop) = (edge.http, Arc::clone(stop));
-    tokio::spawn(async move {
-        let mut seen: Vec<(u64, Instant)> = Vec::new();
-        let mut connection = Connection::open(http).await;
-        while !stop.load(Ordering::Relaxed) {
-            let answer = connection.get(&list(id(1))).await.unwrap();
-            assert_eq!(answer.status, 200, "{}", answer.text());
-            let now = revision(&answer.text());
-            let newest = seen.last().map_or(0, |(revision, _)| *revision);
-            assert!(now >= newest, "{now} after {newest}");
-            if now > newest {
-                seen.push((now, Instant::now()));
-                let chunk = format!("/live/{}/1-{now}.m4s", id(1));
-                let chunk = connection.get(&chunk).await.unwrap();
-                assert_eq!(chunk.status, 200, "{now}: {}", chunk.text());
+/// Viewers of both edges, and an origin that publishes a list every 0.1 s.
+struct Live {
+    stop: Arc<AtomicBool>,
+    viewers: Vec<JoinHandle<Vec<(u64, Instant)>>>,
+    publisher: JoinHandle<Vec<(u64, Instant)>>,
+}
+
+impl Live {
+    fn start(net: &Net) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let viewers = net.edges.iter().flat_map(|edge| [edge; 10]);
+        let viewers = viewers.map(|edge| tokio::spawn(viewer(edge.http, Arc::clone(&stop))));
+        let (viewers, origin) = (viewers.collect(), net.origin.clone());
+        let publisher = tokio::spawn({
+            let stop = Arc::clone(&stop);
+            async move {
+                let mut published = Vec::new();
+                for revision in 2.. {
+                    if stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    published.push((revision, Instant::now()));
+                    origin.publish(id(1), revision);
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                published
             }
-            tokio::time::sleep(Duration::from_millis(5)).await;
+        });
+        Self { stop, viewers, publisher }
+    }
+
+    /// By how much the unluckiest viewer saw a list later than it was published.
+    async fn stop(self) -> Duration {
+        self.stop.store(true, Ordering::Relaxed);
+        let published = self.publisher.await.unwrap();
+        let mut worst = Duration::ZERO;
+        for viewer in self.viewers {
+            let seen = viewer.await.unwrap();
+            for (revision, at) in &published[..published.len() - 12] {
+                let first = seen.iter().find(|(seen, _)| seen >= revision).expect("seen");
+                worst = worst.max(first.1.saturating_duration_since(*at));
+            }
         }
-        seen
-    })
+        worst
+    }
+}
+
+/// Polls on one connection until told to stop. What it saw: when it first saw
+/// each revision. It is refused nothing and sees no list older than one before.
+async fn viewer(edge: SocketAddr, stop: Arc<AtomicBool>) -> Vec<(u64, Instant)> {
+    let mut seen: Vec<(u64, Instant)> = Vec::new();
+    let mut connection = Connection::open(edge).await;
+    while !stop.load(Ordering::Relaxed) {
+        let answer = connection.get(&list(id(1))).await.unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let now = revision(&answer.text());
+        let newest = seen.last().map_or(0, |(revision, _)| *revision);
+        assert!(now >= newest, "{now} after {newest}");
+        if now > newest {
+            seen.push((now, Instant::now()));
+            let chunk = connection.get(&format!("/live/{}/1-{now}.m4s", id(1))).await.unwrap();
+            assert_eq!(chunk.status, 200, "{now}: {}", chunk.text());
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    seen
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_dies_under_load_and_comes_back_and_no_viewer_sees_it() {
     let mut net = Net::start(Duration::from_secs(4)).await;
     net.settled().await;
-    let stop = Arc::new(AtomicBool::new(false));
-    let viewers: Vec<_> =
-        net.edges.iter().flat_map(|edge| [edge; 10]).map(|edge| viewer(edge, &stop)).collect();
-    let published = Arc::new(parking_lot::Mutex::new(Vec::new()));
-    let publisher = tokio::spawn({
-        let (origin, stop, published) = (net.origin.clone(), stop.clone(), published.clone());
-        async move {
-            for revision in 2.. {
-                if stop.load(Ordering::Relaxed) {
-                    return;
-                }
-                published.lock().push((revision, Instant::now()));
-                origin.publish(id(1), revision);
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-    });
-    tokio::time::sleep(Duration::from_millis(600)).await;
-    let before = net.gateway.count(LISTS).await;
-    assert!(before > 0, "they go through it");
+    let live = Live::start(&net);
+    net.gateway.until(LISTS, |count| count > 4).await;
     net.gateway.kill();
     for edge in &net.edges {
         edge.until("spyglass_edge_gateways", |count| count == 0).await;
@@ -262,21 +290,41 @@ async fn a_gateway_dies_under_load_and_comes_back_and_no_viewer_sees_it() {
     net.gone_through().await;
     // After its time of probation.
     net.gateway.until(LISTS, |count| count > 4).await;
-    let direct = net.edges[0].count(THROUGH).await;
-    net.edges[0].until(THROUGH, |count| count > direct).await;
-    stop.store(true, Ordering::Relaxed);
-    publisher.await.unwrap();
-    let published = published.lock().clone();
-    let mut worst = Duration::ZERO;
-    for viewer in viewers {
-        let seen = viewer.await.unwrap();
-        for (revision, at) in &published[..published.len() - 12] {
-            let first = seen.iter().find(|(seen, _)| seen >= revision).expect("seen");
-            worst = worst.max(first.1.saturating_duration_since(*at));
-        }
-    }
+    let through = net.edges[0].count(THROUGH).await;
+    net.edges[0].until(THROUGH, |count| count > through).await;
+    let worst = live.stop().await;
     println!("a gateway died and came back: no list was seen later than {worst:?}");
     assert!(worst < Duration::from_secs(1), "{worst:?}");
+}
+
+/// It neither answers nor closes, as a process that was stopped or a host that
+/// has vanished: what tells it from one that has nothing to say is its heartbeat.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_stands_still_is_missed_within_two_seconds_and_nobody_is_refused() {
+    let net = Net::start(Duration::from_secs(4)).await;
+    let relay = Relay::start(net.gateway.grpc).await;
+    net.control.add_edges(&[("edge-g", relay.address)]);
+    net.control.name(id(1), "edge-g");
+    relay.until(|open| open >= 2).await;
+    for edge in &net.edges {
+        edge.until("spyglass_edge_gateways", |count| count == 1).await;
+    }
+    net.settled().await;
+    let live = Live::start(&net);
+    net.gateway.until(LISTS, |count| count > 4).await;
+    relay.hold(true);
+    for edge in &net.edges {
+        edge.until("spyglass_edge_gateways", |count| count == 0).await;
+    }
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    relay.hold(false);
+    net.gone_through().await;
+    let through = net.edges[0].count(THROUGH).await;
+    net.edges[0].until(THROUGH, |count| count > through).await;
+    let worst = live.stop().await;
+    println!("a gateway stood still and went on: no list was seen later than {worst:?}");
+    assert!(worst > Duration::from_millis(500), "it stood in nobody's way: {worst:?}");
+    assert!(worst < Duration::from_millis(2_500), "{worst:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

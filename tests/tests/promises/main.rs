@@ -1,6 +1,7 @@
 //! One file for each promise, named after it.
 
 mod a_browser_plays_it;
+mod a_browser_plays_over_quic;
 mod a_closed_broadcast_is_for_those_who_join;
 mod a_follower_misses_nothing;
 mod a_kick_is_felt_within_a_second;

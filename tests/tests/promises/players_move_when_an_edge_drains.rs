@@ -3,7 +3,6 @@
 //! from another, and so does whoever watches on one that dies. hls.js plays, as
 //! it comes.
 
-use std::path::Path;
 use std::time::Duration;
 
 use hyper::Method;
@@ -11,45 +10,6 @@ use serde_json::{Value, json};
 use spyglass_tests::browser::Page;
 use spyglass_tests::ffmpeg::{self, Clip, Ffmpeg};
 use spyglass_tests::system::System;
-
-/// Plays `$URL` and writes down what is loaded from where.
-const PLAYER: &str = r#"
-  const video = document.createElement('video');
-  video.muted = true;
-  document.body.append(video);
-  const seen = window.seen = {loads: [], steering: [], longest: 0, errors: [], fatal: null};
-  let still = 0;
-  video.addEventListener('waiting', () => still = performance.now());
-  video.addEventListener('timeupdate', () => {
-    if (still) seen.longest = Math.max(seen.longest, performance.now() - still);
-    still = 0;
-  });
-  const hls = window.hls = new Hls();
-  hls.on(Hls.Events.FRAG_LOADED, (_, {frag, part}) => {
-    if (frag.sn !== 'initSegment') {
-      seen.loads.push({at: Math.round(performance.now()), sn: frag.sn, part: part ? part.index : null, host: new URL((part || frag).url).host});
-    }
-  });
-  hls.on(Hls.Events.STEERING_MANIFEST_LOADED, (_, data) =>
-    seen.steering.push({host: new URL(data.url).host, order: data.steeringManifest['PATHWAY-PRIORITY']}));
-  hls.on(Hls.Events.ERROR, (_, data) => {
-    seen.errors.push(data.details + ': ' + data.error?.message);
-    if (data.fatal) seen.fatal = data.details;
-  });
-  hls.loadSource('$URL');
-  hls.attachMedia(video);
-  video.play();
-"#;
-
-/// A browser that plays `url` with hls.js.
-async fn play(url: &str) -> Page {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../web/vendor/hls.min.js");
-    let script = std::fs::read_to_string(script).unwrap();
-    let mut page = Page::open("about:blank").await;
-    page.eval(&format!("{script}; 0")).await;
-    page.eval(&format!("{{{}}}; 0", PLAYER.replace("$URL", url))).await;
-    page
-}
 
 /// Everything so far, once `until` holds.
 async fn watch(page: &mut Page, until: &str, limit: Duration) -> Value {
@@ -97,7 +57,7 @@ async fn players_move_when_an_edge_drains() {
     // A token in the path goes with the player.
     let token = system.join(&broadcast.id).await["token"].as_str().unwrap().to_owned();
     let url = format!("{}/v/{token}/{}/index.m3u8", system.edge(0), broadcast.id);
-    let mut page = play(&url).await;
+    let mut page = Page::play(&url, &[]).await;
     let playing =
         "return document.querySelector('video').currentTime > 4 && seen.steering.length > 0";
     let before = watch(&mut page, playing, Duration::from_secs(40)).await;

@@ -7,6 +7,7 @@ pub mod client;
 pub mod control;
 pub mod http3;
 pub mod origin;
+pub mod relay;
 pub mod site;
 
 use std::net::SocketAddr;
