@@ -238,16 +238,16 @@ impl Handler {
         object: Object,
         asked: Asked<'_>,
     ) -> Result<(Response<Body>, CacheStatus), Refused> {
-        // The directives are about the media playlist.
-        let awaits = match object.resource {
-            Resource::Index => None,
-            _ => object.directives.awaits(),
-        };
+        let awaits = object.directives.ok().and_then(|directives| directives.awaits());
         let listed = self.broadcasts.lists(object.broadcast, asked.private, awaits).await?;
         let lists = &*listed.lists;
+        let directives = match object.directives {
+            Err(refusal) if !lists.meta.ended => return Err((refusal, CacheStatus::Negative)),
+            directives => directives.unwrap_or_default(),
+        };
         let forms = match (object.resource, &lists.delta) {
             (Resource::Index, _) => &lists.index,
-            (_, Some(delta)) if object.directives.skip => delta,
+            (_, Some(delta)) if directives.skip => delta,
             _ => &lists.media,
         };
         let blocking = listed.blocking.then_some(&lists.blocking);

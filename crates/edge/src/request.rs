@@ -17,8 +17,9 @@ pub struct Object {
     pub broadcast: BroadcastId,
     /// Which.
     pub resource: Resource,
-    /// `_HLS_` parameters; default on anything but a list.
-    pub directives: Directives,
+    /// `_HLS_` parameters; default on anything but a media playlist. Whether they
+    /// make sense matters only as long as the broadcast goes on (rule P11).
+    pub directives: Result<Directives, Refusal>,
 }
 
 /// What a path below a broadcast names.
@@ -116,8 +117,8 @@ fn named<'a>(
     }
     let resource = Resource::parse(&name).ok_or(Refusal::NotFound)?;
     let directives = match (resource, query) {
-        (Resource::Index | Resource::Chunklist, Some(query)) => directives(query)?,
-        _ => Directives::default(),
+        (Resource::Chunklist, Some(query)) => directives(query),
+        _ => Ok(Directives::default()),
     };
     Ok(Named::Object(Object { broadcast, resource, directives }))
 }
@@ -200,7 +201,7 @@ mod tests {
 
     fn object(resource: Resource) -> Named {
         let broadcast = ID.parse().unwrap();
-        Named::Object(Object { broadcast, resource, directives: Directives::default() })
+        Named::Object(Object { broadcast, resource, directives: Ok(Directives::default()) })
     }
 
     #[test]
@@ -288,9 +289,8 @@ mod tests {
     fn a_query_is_ignored_except_hls_directives() {
         let path = format!("/live/{ID}/chunklist.m3u8");
         let ask = |query| match parse(&path, Some(query)) {
-            Ok(Route::Public(Named::Object(object))) => Ok(object.directives),
-            Ok(_) => panic!("{query}"),
-            Err(refusal) => Err(refusal),
+            Ok(Route::Public(Named::Object(object))) => object.directives,
+            other => panic!("{query}: {other:?}"),
         };
         for query in ["", "t=1", "&&", "%zz", "a=%zz&b", "_hls_msn=x", "_HLS_later=%41"] {
             assert_eq!(ask(query), Ok(Directives::default()), "{query}");
@@ -313,8 +313,11 @@ mod tests {
         ] {
             assert_eq!(ask(query), Err(Refusal::Directive), "{query}");
         }
-        let chunk = format!("/live/{ID}/1-2.m4s");
-        assert!(parse(&chunk, Some("_HLS_msn=x")).is_ok());
+        // They are about the media playlist and nothing else.
+        for name in ["1-2.m4s", "index.m3u8"] {
+            let path = format!("/live/{ID}/{name}");
+            assert_eq!(parse(&path, Some("_HLS_msn=x")), parse(&path, None));
+        }
     }
 
     #[test]

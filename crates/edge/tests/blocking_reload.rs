@@ -120,7 +120,7 @@ async fn what_makes_no_sense_is_refused_at_once_and_what_does_not_come_after_thr
     ] {
         let (answer, waited) = asking(&world, blocking(&world, query)).await.unwrap();
         assert_eq!(answer.status, 400, "{query}");
-        assert!(waited < Duration::from_millis(500), "{query}");
+        assert!(waited < Duration::from_secs(1), "{query}");
         // In a moment it may be near: no cache may keep this.
         assert_eq!(answer.header("cache-control"), "no-store", "{query}");
     }
@@ -144,9 +144,12 @@ async fn the_end_answers_whoever_waits_and_directives_mean_nothing_after_it() {
     assert!(answer.text().contains("#EXT-X-ENDLIST"));
     assert_eq!(answer.header("cache-control"), "public, max-age=1");
     assert_eq!(hinted.await.unwrap().0.status, 404);
-    let (answer, waited) = asking(&world, blocking(&world, "_HLS_msn=1000")).await.unwrap();
-    assert_eq!(answer.status, 200);
-    assert!(waited < Duration::from_millis(500));
+    for query in ["_HLS_msn=1000", "_HLS_part=1", "_HLS_msn=x", "_HLS_skip=NO"] {
+        let (answer, waited) = asking(&world, blocking(&world, query)).await.unwrap();
+        assert_eq!(answer.status, 200, "{query}");
+        assert!(answer.text().contains("#EXT-X-ENDLIST"), "{query}");
+        assert!(waited < Duration::from_secs(1), "{query}: {waited:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -160,7 +163,7 @@ async fn a_hinted_part_may_be_asked_for_early_and_any_other_is_not_there() {
     for unknown in [part(7, 4), part(8, 0), part(9, 0), part(6, 99)] {
         let (answer, waited) = asking(&world, unknown.clone()).await.unwrap();
         assert_eq!((answer.status, answer.cache()), (404, "hit; detail=negative"), "{unknown}");
-        assert!(waited < Duration::from_millis(500));
+        assert!(waited < Duration::from_secs(1));
     }
     assert_eq!(fetches(7, 3), 0, "nothing is asked of the origin before it is whole");
     world.origin.move_to(id(1), at(7, Some(3)));
