@@ -2,13 +2,14 @@
 
 mod support;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Method;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use spyglass_media::Resource;
+use spyglass_testkit::stopwatch::Stopwatch;
 use support::client::{Connection, ask};
 use support::{Fault, World, id};
 
@@ -73,12 +74,11 @@ async fn bytes_are_here_before_the_upstream_has_sent_the_rest() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broken_fetch_is_taken_up_where_it_ended() {
     let (world, chunk) = world().await;
-    world.origin.fault(Fault::Break);
+    world.origin.fault(Fault::BreakOnce);
     let mut connection = Connection::open(world.edge).await;
     let (_, mut body) = connection.begin(&world.chunk(2)).await.unwrap().into_parts();
     let mut bytes = next(&mut body).await.unwrap().unwrap().to_vec();
-    world.origin.fault(Fault::None);
-    let healed = Instant::now();
+    let healed = Stopwatch::start();
     while let Some(more) = next(&mut body).await {
         bytes.extend_from_slice(&more.unwrap());
     }

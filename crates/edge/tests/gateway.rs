@@ -17,6 +17,7 @@ use spyglass_api::auth::{Attach, ClusterKey};
 use spyglass_api::upstream::upstream_client::UpstreamClient;
 use spyglass_api::upstream::{Chunklist, FetchRequest, fetch_request};
 use spyglass_media::{BroadcastId, Position, Resource, ViewerId};
+use spyglass_testkit::stopwatch::Stopwatch;
 use support::client::Connection;
 use support::relay::Relay;
 use support::{Control, KEY, Origin, Site, id, token};
@@ -27,6 +28,7 @@ const LISTS: &str = r#"spyglass_edge_downstream_requests_total{resource="chunkli
 const PARTS: &str = r#"spyglass_edge_downstream_requests_total{resource="part"}"#;
 const CHUNKS: &str = r#"spyglass_edge_downstream_requests_total{resource="chunk"}"#;
 const THROUGH: &str = r#"spyglass_edge_upstream_fetches_total{from="gateway"}"#;
+const FALLBACKS: &str = "spyglass_edge_gateway_fallbacks_total";
 
 struct Net {
     origin: Origin,
@@ -127,7 +129,7 @@ async fn the_origin_is_asked_once_however_many_edges_have_viewers() {
     assert_eq!(net.origin.fetches(|resource| *resource == chunk), 1);
     assert_eq!(net.gateway.count(CHUNKS).await, 2, "one of each edge");
     for edge in &net.edges {
-        assert_eq!(edge.count("spyglass_edge_gateway_fallbacks_total").await, 0);
+        assert_eq!(edge.sum(FALLBACKS).await, 0);
     }
 }
 
@@ -179,7 +181,7 @@ async fn five_thousand_blocked_reloads_are_one_fetch_of_each_kind_at_gateway_and
     let crowd = Crowd::new(edge, 50).await;
     for (revision, part) in [(4, 3), (5, 4), (6, 5)] {
         let (lists, parts) = (net.gateway.count(LISTS).await, net.gateway.count(PARTS).await);
-        let before = net.origin.list_fetches();
+        let (before, fell) = (net.origin.list_fetches(), edge.sum(FALLBACKS).await);
         let listed = crowd.ask(&format!("{}?_HLS_msn=7&_HLS_part={part}", list(id(1))));
         let hinted = crowd.ask(&format!("/live/{}/1-7.{part}.m4s", id(1)));
         let waiting = listed.len() + hinted.len();
@@ -200,8 +202,12 @@ async fn five_thousand_blocked_reloads_are_one_fetch_of_each_kind_at_gateway_and
         }
         println!("{waiting} blocked requests behind a gateway: the last after {last:?}");
         let wanted = Resource::Part { epoch: 1, sequence: 7, part };
-        assert_eq!(net.origin.list_fetches(), before + 1, "of the origin");
-        assert_eq!(net.origin.fetches(|resource| *resource == wanted), 1, "of the origin");
+        // A gateway that this machine kept from answering in time is passed over.
+        let fell = (edge.sum(FALLBACKS).await - fell) as usize;
+        let lists_of_origin = net.origin.list_fetches() - before;
+        assert!((1..=1 + fell).contains(&lists_of_origin), "{lists_of_origin}, {fell}");
+        let parts_of_origin = net.origin.fetches(|resource| *resource == wanted);
+        assert!((1..=1 + fell).contains(&parts_of_origin), "{parts_of_origin}, {fell}");
         assert_eq!(net.gateway.count(LISTS).await, lists + 1, "of the gateway");
         assert_eq!(net.gateway.count(PARTS).await, parts + 1, "of the gateway");
     }
@@ -209,6 +215,7 @@ async fn five_thousand_blocked_reloads_are_one_fetch_of_each_kind_at_gateway_and
 
 /// Viewers of both edges, and an origin that publishes a list every 0.1 s.
 struct Live {
+    watch: Stopwatch,
     stop: Arc<AtomicBool>,
     viewers: Vec<JoinHandle<Vec<(u64, Instant)>>>,
     publisher: JoinHandle<Vec<(u64, Instant)>>,
@@ -235,10 +242,11 @@ impl Live {
                 published
             }
         });
-        Self { stop, viewers, publisher }
+        Self { watch: Stopwatch::start(), stop, viewers, publisher }
     }
 
-    /// By how much the unluckiest viewer saw a list later than it was published.
+    /// By how much the unluckiest viewer saw a list later than it was published,
+    /// less what the machine stood still.
     async fn stop(self) -> Duration {
         self.stop.store(true, Ordering::Relaxed);
         let published = self.publisher.await.unwrap();
@@ -250,7 +258,7 @@ impl Live {
                 worst = worst.max(first.1.saturating_duration_since(*at));
             }
         }
-        worst
+        worst.saturating_sub(self.watch.stood_still())
     }
 }
 
@@ -361,7 +369,9 @@ async fn private_kicked_and_unknown_are_refused_as_without_a_gateway() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(1), until).await.expect("within a second");
+        let kicked = Stopwatch::start();
+        tokio::time::timeout(Duration::from_secs(10), until).await.expect("refused");
+        assert!(kicked.elapsed() < Duration::from_secs(1), "{:?}", kicked.elapsed());
     }
 }
 
@@ -383,7 +393,7 @@ async fn a_gateway_that_knows_nothing_is_passed_over_at_once() {
             }
         };
         tokio::time::timeout(Duration::from_secs(10), known).await.expect("the broadcast is known");
-        let asked = Instant::now();
+        let asked = Stopwatch::start();
         let answer = edge.get(&list(id(5))).await;
         assert_eq!(answer.status, 200);
         assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
@@ -411,7 +421,7 @@ async fn edges_told_to_go_through_each_other_go_to_the_origin() {
         if revision > 1 {
             origin.publish(id(1), revision);
         }
-        let asked = Instant::now();
+        let asked = Stopwatch::start();
         let path = list(id(1));
         loop {
             let (one, other) = tokio::join!(edges[0].get(&path), edges[1].get(&path));

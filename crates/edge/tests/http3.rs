@@ -15,6 +15,7 @@ use spyglass_daemon::state::StateDir;
 use spyglass_daemon::tls::Identity;
 use spyglass_edge::Config;
 use spyglass_media::{Position, ViewerId};
+use spyglass_testkit::stopwatch::Stopwatch;
 use support::client::{ask, get_tls};
 use support::http3::{Http3, read};
 use support::{World, id};
@@ -39,6 +40,8 @@ async fn with(change: impl FnOnce(&mut Config)) -> (World, Vec<u8>) {
 
 /// Where a low-latency broadcast stands, and what blocks there.
 async fn waiting(world: &World) -> String {
+    // So that nobody who waits is refused while the test takes its time.
+    world.origin.live(id(1), 30 * SECOND);
     world.origin.move_to(id(1), Position { sequence: 7, part: Some(0) });
     world.until(&world.list(), |answer| answer.text().contains("revision 2\n")).await;
     format!("{}?_HLS_msn=7&_HLS_part=1", world.list())
@@ -83,10 +86,13 @@ async fn every_answer_is_the_same_as_over_tcp() {
         assert_eq!((answer.status, &answer.body), (plain.status, &plain.body), "{method} {path}");
         let names = plain.headers.keys().chain(answer.headers.keys());
         // The time may have moved on; HTTP/3 has no `Connection`.
-        for name in names.filter(|name| !["date", "connection"].contains(&name.as_str())) {
+        let other = ["age", "date", "connection"];
+        for name in names.filter(|name| !other.contains(&name.as_str())) {
             assert_eq!(answer.header(name.as_str()), plain.header(name.as_str()), "{path} {name}");
         }
         assert!(answer.header("date").ends_with(" GMT"), "{:?}", answer.headers);
+        let aged = [&plain, &answer].map(|it| it.headers.contains_key("age"));
+        assert_eq!(aged[0], aged[1], "{path}");
         assert!(!answer.headers.contains_key("connection"), "{path}");
     }
     assert_eq!(client.get(&world.list()).await.header("priority"), "u=1");
@@ -108,7 +114,7 @@ async fn a_blocked_reload_is_released_and_one_that_is_cancelled_leaves_nothing()
     gauge(&world, "spyglass_edge_requests_waiting", "1").await;
     world.origin.move_to(id(1), Position { sequence: 7, part: Some(1) });
     let answer = read(&mut stays).await.unwrap();
-    assert_eq!((answer.status, answer.header("cache-control")), (200, "public, max-age=6"));
+    assert_eq!((answer.status, answer.header("cache-control")), (200, "public, max-age=180"));
     // The connection goes, and with it what waits on it.
     let next = path.replace("part=1", "part=2");
     let _waits = client.begin(Method::GET, &next, &[]).await.unwrap();
@@ -208,19 +214,19 @@ async fn a_kicked_viewer_is_cut_within_a_second() {
     let blocking = format!("{path}?_HLS_msn=7&_HLS_part=1");
     let mut waits = client.begin(Method::GET, &blocking, &[]).await.unwrap();
     gauge(&world, "spyglass_edge_requests_waiting", "1").await;
-    let kicked = Instant::now();
+    let kicked = Stopwatch::start();
     world.control.revoke(id(1), viewer);
     let answer = read(&mut waits).await.unwrap();
     assert_eq!(answer.status, 403);
-    tokio::time::timeout(10 * SECOND, client.connection.closed()).await.expect("cut");
     assert!(kicked.elapsed() < SECOND, "{:?}", kicked.elapsed());
+    tokio::time::timeout(10 * SECOND, client.connection.closed()).await.expect("cut");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_edge_that_stops_lets_answers_end() {
     let (mut world, certificate) = world().await;
     let https = world.https.unwrap();
-    let size = 1_500_000;
+    let size = 500_000;
     world.origin.put(id(1), 2, Bytes::from(vec![5; size]));
     world.until(&world.list(), |answer| answer.text().contains("revision 2\n")).await;
     let mut idle = Http3::open(https, &certificate).await;
@@ -233,15 +239,15 @@ async fn an_edge_that_stops_lets_answers_end() {
     let mut stream = busy.begin(Method::GET, &world.chunk(2), &[]).await.unwrap();
     let head = stream.recv_response().await.unwrap();
     assert_eq!(head.status(), 200);
-    let stopped = Instant::now();
+    let stopped = Stopwatch::start();
     let reading = async {
-        tokio::time::timeout(SECOND, idle.connection.closed()).await.expect("closed at once");
+        tokio::time::timeout(3 * SECOND, idle.connection.closed()).await.expect("closed at once");
         let mut length = 0;
         while let Some(bytes) = stream.recv_data().await.unwrap() {
             length += bytes.remaining();
         }
         assert_eq!(length, size);
-        tokio::time::timeout(SECOND, busy.connection.closed()).await.expect("closed after it");
+        tokio::time::timeout(3 * SECOND, busy.connection.closed()).await.expect("closed after it");
     };
     tokio::join!(world.stop_edge(), reading);
     assert!(stopped.elapsed() < 2 * SECOND, "{:?}", stopped.elapsed());
@@ -271,8 +277,9 @@ async fn what_is_more_urgent_overtakes_the_rest_of_its_connection() {
             }
         });
         let mut second = client.begin(Method::GET, &world.chunk(3), headers).await.unwrap();
+        let before = of_first.load(Ordering::Relaxed);
         assert_eq!(read(&mut second).await.unwrap().body.len(), 450_000);
-        let of_first = of_first.load(Ordering::Relaxed);
+        let of_first = of_first.load(Ordering::Relaxed) - before;
         assert_eq!(of_first < 250_000, overtakes, "{of_first} bytes of the first, {headers:?}");
         reading.abort();
     }

@@ -20,7 +20,7 @@ const LENGTH: usize = 430_000;
 
 /// Checks come at the pace of the header's time limit.
 async fn world() -> World {
-    let world = World::with(|config| (config.header_seconds, config.write_seconds) = (1, 1)).await;
+    let world = World::with(|config| (config.header_seconds, config.write_seconds) = (1, 2)).await;
     world.origin.put(id(1), 2, Bytes::from(vec![5; LENGTH]));
     world.until(&world.list(), |answer| answer.text().contains("revision 2\n")).await;
     world

@@ -5,7 +5,7 @@
 //! somebody has already been given, what is stale is stale within a bound, all
 //! is well within a second of the trouble's end, and the origin meets no herd.
 //! Each test prints what it measured; the bounds asserted are those of DESIGN's
-//! invariants 1 and 3 with half a second for a busy machine.
+//! invariants 1 and 3, half a second for a busy machine, and what it stood still.
 
 mod support;
 
@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use spyglass_testkit::stopwatch::Stopwatch;
 use support::client::Connection;
 use support::{Answer, Fault, Origin, World, id};
 use tokio::task::JoinHandle;
@@ -21,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// For a machine that has other things to do.
+/// For a machine that has other things to do, beside what it stood still.
 const BUSY: Duration = Duration::from_millis(500);
 
 /// Between two lists.
@@ -63,6 +64,7 @@ struct Crowd {
     seen: Arc<Mutex<Vec<Seen>>>,
     /// When each revision was made; the first is 1.
     made: Arc<Mutex<Vec<Instant>>>,
+    watch: Stopwatch,
     stop: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -81,6 +83,7 @@ impl Crowd {
             origin: Arc::new(Mutex::new(world.origin.clone())),
             seen: Arc::default(),
             made: Arc::new(Mutex::new(vec![Instant::now()])),
+            watch: Stopwatch::start(),
             stop: CancellationToken::new(),
             tasks: Vec::new(),
             world,
@@ -113,6 +116,7 @@ impl Crowd {
         let fetches = self.list_fetches();
         tokio::time::sleep(SECOND).await;
         let fetches = self.list_fetches() - fetches;
+        let lists = self.made.lock().len() - newest as usize;
         tokio::time::sleep(SECOND).await;
         self.stop.cancel();
         for task in self.tasks {
@@ -128,12 +132,13 @@ impl Crowd {
             refused: count(&seen, |got| matches!(got, Got::Refused(_) | Got::Broken)),
             chunks_refused: count(&seen, |got| matches!(got, Got::Chunk(status) if status != 200)),
             fetches,
+            busy: BUSY + self.watch.stood_still(),
         };
         println!("{trouble}: {verdict:?} of {} answers", seen.len());
         assert_eq!(verdict.chunks_refused, 0, "{trouble}: a chunk that was here was refused");
-        assert!(verdict.recovery <= SECOND + BUSY, "{trouble}: {verdict:?}");
+        assert!(verdict.recovery <= SECOND + verdict.busy, "{trouble}: {verdict:?}");
         // One per list, and a few attempts; not one per viewer.
-        assert!(verdict.fetches <= 8, "{trouble}: {verdict:?}");
+        assert!(verdict.fetches <= lists + 5, "{trouble}: {verdict:?}");
         verdict
     }
 }
@@ -148,6 +153,8 @@ struct Verdict {
     chunks_refused: usize,
     /// Lists fetched in the second after the trouble.
     fetches: usize,
+    /// What a bound may be exceeded by.
+    busy: Duration,
 }
 
 fn count(seen: &[Seen], wanted: impl Fn(Got) -> bool) -> usize {
@@ -257,7 +264,7 @@ async fn every_notice_is_lost() {
     tokio::time::sleep(3 * SECOND).await;
     // Lost for good: "recovery" is the time until the copy has aged out.
     let newest = crowd.made.lock().len() as u64;
-    let until = Instant::now();
+    let until = Stopwatch::start();
     while !matches!(crowd.seen.lock().last(), Some(Seen { got: Got::List(it), .. }) if *it >= newest)
     {
         assert!(until.elapsed() < 3 * SECOND, "a copy ages out");
@@ -270,7 +277,7 @@ async fn every_notice_is_lost() {
     let stalest = stalest(&seen, &crowd.made.lock(), begun);
     println!("every notice lost: stalest {stalest:?}");
     // Target duration and a second.
-    assert!(stalest <= 2 * SECOND + BUSY, "{stalest:?}");
+    assert!(stalest <= 2 * SECOND + BUSY + crowd.watch.stood_still(), "{stalest:?}");
     assert_eq!(count(&seen, |got| !matches!(got, Got::List(_) | Got::Chunk(200))), 0);
 }
 
@@ -282,7 +289,7 @@ async fn notices_are_lost_and_heartbeats_come() {
     tokio::time::sleep(2 * SECOND).await;
     crowd.world.origin.forget_notices(false);
     let verdict = crowd.healed("notices lost, heartbeats every 200 ms", begun).await;
-    assert!(verdict.stalest <= Duration::from_millis(200) + BUSY, "{verdict:?}");
+    assert!(verdict.stalest <= Duration::from_millis(200) + verdict.busy, "{verdict:?}");
     assert_eq!(verdict.refused, 0);
 }
 
@@ -303,7 +310,7 @@ async fn notices_are_doubled_late_and_from_the_past() {
     let (lists, fetches) = (crowd.made.lock().len() - from, crowd.list_fetches() - before);
     assert!(fetches <= lists + 2, "{fetches} fetches of {lists} lists");
     let verdict = crowd.healed("notices doubled, late, of the past", begun).await;
-    assert!(verdict.stalest <= BUSY, "{verdict:?}");
+    assert!(verdict.stalest <= verdict.busy, "{verdict:?}");
     assert_eq!(verdict.refused, 0);
 }
 
@@ -316,7 +323,7 @@ async fn the_watch_breaks_and_fetches_go_on() {
     crowd.world.origin.watchable(true);
     let verdict = crowd.healed("watch broken", begun).await;
     // Half a target duration.
-    assert!(verdict.stalest <= SECOND / 2 + BUSY, "{verdict:?}");
+    assert!(verdict.stalest <= SECOND / 2 + verdict.busy, "{verdict:?}");
     assert_eq!(verdict.refused, 0);
 }
 
@@ -331,7 +338,7 @@ async fn the_origin_is_slow() {
     crowd.world.origin.delay(Duration::ZERO);
     let verdict = crowd.healed("origin slow: 300 ms", begun).await;
     // What was newest when it was asked for, a fetch later.
-    assert!(verdict.stalest <= 2 * EVERY + BUSY, "{verdict:?}");
+    assert!(verdict.stalest <= 2 * EVERY + verdict.busy, "{verdict:?}");
     assert_eq!(verdict.refused, 0);
 }
 
@@ -348,7 +355,7 @@ async fn the_origin_dies_and_returns_with_its_state() {
     *crowd.origin.lock() = risen;
     let verdict = crowd.healed("origin dead, and back with its state", begun).await;
     // Nothing newer could be known of: aged lists, with their true age.
-    assert!(verdict.stalest <= 5 * SECOND, "{verdict:?}");
+    assert!(verdict.stalest <= 5 * SECOND + verdict.busy, "{verdict:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -376,7 +383,7 @@ async fn answers_that_cannot_be_used(trouble: &str, fault: Fault) {
     assert!(refused > 0, "{trouble}: known old is never served");
     crowd.world.origin.fault(Fault::None);
     let verdict = crowd.healed(trouble, begun).await;
-    assert!(verdict.stalest <= BUSY, "{verdict:?}");
+    assert!(verdict.stalest <= verdict.busy, "{verdict:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -405,5 +412,5 @@ async fn the_edge_restarts_under_load() {
     *crowd.edge.lock() = crowd.world.edge;
     // Connections break once each, and that is all.
     let verdict = crowd.healed("edge restarted", begun).await;
-    assert!(verdict.stalest <= BUSY, "{verdict:?}");
+    assert!(verdict.stalest <= verdict.busy, "{verdict:?}");
 }

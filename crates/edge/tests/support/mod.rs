@@ -184,7 +184,7 @@ impl World {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(10), asking).await.expect(path)
+        tokio::time::timeout(Duration::from_secs(30), asking).await.expect(path)
     }
 
     pub async fn metrics(&self) -> String {
@@ -230,7 +230,7 @@ async fn start_edge(
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), ready).await.expect("ready");
+    tokio::time::timeout(Duration::from_secs(30), ready).await.expect("ready");
     (address, https, shutdown, running)
 }
 

@@ -44,6 +44,8 @@ pub enum Fault {
     Stall,
     /// The first slice comes, then the stream breaks.
     Break,
+    /// As [`Fault::Break`], and none after it.
+    BreakOnce,
     /// One byte is another one.
     Corrupt,
 }
@@ -145,12 +147,16 @@ impl Origin {
 
     /// Another process on the same address.
     pub async fn rise(&self, incarnation: u64) -> Self {
-        let listener = loop {
-            match TcpListener::bind(self.address) {
-                Ok(listener) => break listener,
-                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        let binding = async {
+            loop {
+                match TcpListener::bind(self.address) {
+                    Ok(listener) => return listener,
+                    Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+                }
             }
         };
+        let listener = tokio::time::timeout(Duration::from_secs(30), binding).await;
+        let listener = listener.expect("its address is free");
         Self::serve(listener, self.name, incarnation)
     }
 
@@ -384,7 +390,7 @@ impl Origin {
                 changed.changed().await.unwrap();
             }
         };
-        tokio::time::timeout(Duration::from_secs(10), waiting).await.expect("the origin sees it");
+        tokio::time::timeout(Duration::from_secs(30), waiting).await.expect("the origin sees it");
     }
 }
 

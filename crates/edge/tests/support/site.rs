@@ -53,7 +53,17 @@ impl Site {
         line.map_or(0, |value| value.parse().unwrap())
     }
 
-    /// Until that counter or gauge is as wanted; the test fails after 10 s.
+    /// All series of a counter together.
+    pub async fn sum(&self, name: &str) -> u64 {
+        let text = self.get("/metrics").await.text();
+        let of = |line: &str| match line.strip_prefix(name)?.chars().next() {
+            Some(' ' | '{') => line.rsplit_once(' ')?.1.parse::<u64>().ok(),
+            _ => None,
+        };
+        text.lines().filter_map(of).sum()
+    }
+
+    /// Until that counter or gauge is as wanted; the test fails after 30 s.
     pub async fn until(&self, name: &str, wanted: impl Fn(u64) -> bool) {
         let looking = async {
             while !wanted(self.count(name).await) {
@@ -61,7 +71,7 @@ impl Site {
             }
         };
         let text = format!("{}: {name}", self.name);
-        tokio::time::timeout(Duration::from_secs(10), looking).await.expect(&text);
+        tokio::time::timeout(Duration::from_secs(30), looking).await.expect(&text);
     }
 }
 
@@ -95,13 +105,13 @@ async fn run(
         let _ = tell.send((address(&edge.addresses().http), address(&edge.addresses().grpc)));
         edge.run(Shutdown::new()).await.unwrap();
     });
-    let told = tokio::time::timeout(Duration::from_secs(10), told).await;
+    let told = tokio::time::timeout(Duration::from_secs(30), told).await;
     let (http, grpc) = told.expect("its addresses are free").unwrap();
     let ready = async {
         while client::get(http, "/readyz").await.status != 200 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), ready).await.expect("ready");
+    tokio::time::timeout(Duration::from_secs(30), ready).await.expect("ready");
     (http, grpc, process)
 }

@@ -239,7 +239,10 @@ impl Upstream for Origin {
                 // The header and a slice are out.
                 match fault {
                     Fault::Stall if i == 2 => this.wait(|it| it.fault != Fault::Stall).await,
-                    Fault::Break if i == 2 => {
+                    Fault::Break | Fault::BreakOnce if i == 2 => {
+                        if fault == Fault::BreakOnce {
+                            this.fault(Fault::None);
+                        }
                         let _ = sender.send(Err(Status::internal("broken off"))).await;
                         return;
                     }
