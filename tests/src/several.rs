@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::eventually;
 use crate::http::{Answer, Client};
-use crate::system::{Broadcast, OPERATOR, Process, authority, service, strings};
+use crate::system::{Broadcast, OPERATOR, Process, authority, own_address, service, strings};
 
 /// Time for debug builds on a busy machine.
 const START: Duration = Duration::from_secs(30);
@@ -152,9 +152,8 @@ impl Several {
 }
 
 async fn control(dir: &TempDir, nats: &Nats, n: usize, at: &Value, args: &[&str]) -> Process {
-    let address = |key: &str| {
-        at[key].as_str().map_or("127.0.0.1:0".to_owned(), |url| authority(url).to_string())
-    };
+    let address =
+        |key: &str| at[key].as_str().map_or_else(own_address, |url| authority(url).to_string());
     let (http, grpc, store) = (address("http"), address("grpc"), nats.url());
     let name = format!("control-{}", n + 1);
     let flags = [

@@ -3,13 +3,13 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use hyper::Method;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
+use spyglass_testkit::loopback;
 use tempfile::TempDir;
 
 use crate::eventually;
@@ -137,15 +137,9 @@ pub struct System {
     dir: TempDir,
 }
 
-/// A loopback address that no other system of these tests listens on. What is
-/// killed and started again finds its ports free: no other test's socket and no
-/// client's can have taken them.
-fn own_address() -> String {
-    static SYSTEMS: AtomicU8 = AtomicU8::new(1);
-    let process = std::process::id();
-    let (high, low) = (1 + (process >> 8) % 200, process % 256);
-    let system = SYSTEMS.fetch_add(1, Ordering::Relaxed);
-    format!("127.{high}.{low}.{system}:0")
+/// A free port of an address of one's own.
+pub(crate) fn own_address() -> String {
+    format!("{}:0", loopback::own())
 }
 
 pub(crate) fn strings(args: &[&str]) -> Vec<String> {

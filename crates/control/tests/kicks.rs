@@ -145,7 +145,7 @@ async fn a_kick_is_remembered_as_long_as_the_token_lives() {
 async fn who_may_comment_keeps_the_seat_by_polling_and_nobody_a_place_in_the_push_tier() {
     let world = World::with(|config| {
         (config.push_viewers, config.commenters) = (1, 2);
-        (config.seat_reservation_seconds, config.seat_grace_seconds) = (1, 1);
+        (config.seat_reservation_seconds, config.seat_grace_seconds) = (3, 1);
     })
     .await;
     let origin = world.node("origin-1", Role::Origin, None).await;
@@ -168,7 +168,7 @@ async fn who_may_comment_keeps_the_seat_by_polling_and_nobody_a_place_in_the_pus
     world.wait_for(&id, "/viewers/push", &json!(1)).await;
     world.wait_for(&id, "/viewers/hls", &json!(2)).await;
     // Two reservations later the seat that only comments is still held.
-    tokio::time::sleep(Duration::from_millis(2_200)).await;
+    tokio::time::sleep(Duration::from_millis(6_200)).await;
     assert_eq!(world.join(&id, json!({})).await["seat"], Value::Null);
     let path = format!("/v1/broadcasts/{id}/viewers");
     let again = async || {

@@ -32,8 +32,9 @@ async fn a_server_that_keeps_the_rules_is_clean_to_its_end() {
     let report = validated(&servers, 30).await;
     assert!(report.is_clean(), "{:#?}", report.findings);
     assert!(report.ended);
-    // A part may be late on a busy machine.
-    let unexpected = report.warnings.keys().find(|rule| **rule != Rule::L3);
+    // A part or a segment may be late on a busy machine.
+    let late = [Rule::L3, Rule::P4];
+    let unexpected = report.warnings.keys().find(|rule| !late.contains(rule));
     assert_eq!(unexpected, None, "{:#?}", report.findings);
     assert!(report.segments >= 16 && report.parts >= 30, "{report:?}");
 }
@@ -129,6 +130,6 @@ async fn viewers_of_each_pace_see_what_the_server_shows() {
         assert!(report.polling.count > 10 && report.chunks > 30, "{report:?}");
     }
     // Two polls each, or every part.
-    assert!(paper.lists < 50 && blocking.lists > 200, "{paper:?} {blocking:?}");
+    assert!(paper.lists < 50 && blocking.lists > 120, "{paper:?} {blocking:?}");
     assert!(blocking.polling.p50 < paper.polling.p50, "{paper:?} {blocking:?}");
 }

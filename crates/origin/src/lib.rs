@@ -74,7 +74,7 @@ const DRAIN: Duration = Duration::from_secs(3);
 
 /// How long edges may still fetch when all broadcasts have closed; part of
 /// [`DRAIN`].
-const TAKE: Duration = Duration::from_millis(500);
+const TAKE: Duration = Duration::from_secs(1);
 
 /// Why an origin does not start or stops.
 #[derive(Debug, thiserror::Error)]

@@ -1,15 +1,17 @@
-//! A real `nats-server` with JetStream, on a free port and in a directory of
-//! its own, to be killed, paused and robbed of its data.
+//! A real `nats-server` with JetStream, at an address and in a directory of its
+//! own, to be killed, paused and robbed of its data.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::loopback;
+
 /// Stops, and takes its data with it, on drop.
 #[derive(Debug)]
 pub struct Nats {
-    port: u16,
+    at: SocketAddr,
     dir: PathBuf,
     server: Option<Child>,
 }
@@ -24,18 +26,19 @@ impl Nats {
     }
 
     fn start_in(prepare: impl FnOnce(&Path)) -> Self {
-        let free = TcpListener::bind("127.0.0.1:0").and_then(|taken| taken.local_addr());
-        let port = free.expect("a free port").port();
-        let dir = std::env::temp_dir().join(format!("nats-{}-{port}", std::process::id()));
+        let free = TcpListener::bind((loopback::own(), 0)).and_then(|taken| taken.local_addr());
+        let at = free.expect("a free port");
+        let name = format!("nats-{}-{}-{}", std::process::id(), at.ip(), at.port());
+        let dir = std::env::temp_dir().join(name);
         prepare(&dir);
-        let mut nats = Self { port, dir, server: None };
+        let mut nats = Self { at, dir, server: None };
         nats.run();
         nats
     }
 
     /// Where it listens.
     pub fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port)
+        format!("nats://{}", self.at)
     }
 
     /// Ends it as a crash would.
@@ -101,7 +104,9 @@ impl Nats {
     }
 
     fn aside(&self) -> PathBuf {
-        self.dir.with_extension("aside")
+        let mut name = self.dir.clone().into_os_string();
+        name.push("-aside");
+        name.into()
     }
 
     /// It stops answering, its connections stay.
@@ -122,20 +127,22 @@ impl Nats {
     }
 
     fn run(&mut self) {
-        let port = self.port.to_string();
-        let server = Command::new("nats-server")
-            .args(["-a", "127.0.0.1", "-p", &port, "-js", "-sd"])
+        let (address, port) = (self.at.ip().to_string(), self.at.port().to_string());
+        let mut server = Command::new("nats-server")
+            .args(["-a", &address, "-p", &port, "-js", "-sd"])
             .arg(&self.dir)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .expect("nats-server is installed (scripts/test does that)");
-        self.server = Some(server);
         let until = Instant::now() + Duration::from_secs(20);
-        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+        while TcpStream::connect(self.at).is_err() {
             assert!(Instant::now() < until, "nats-server does not listen");
             std::thread::sleep(Duration::from_millis(20));
+            let ended = server.try_wait().expect("a child of ours");
+            assert_eq!(ended, None, "nats-server ended at once");
         }
+        self.server = Some(server);
     }
 }
 

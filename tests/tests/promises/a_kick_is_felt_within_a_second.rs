@@ -10,6 +10,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 use spyglass_media::Track;
 use spyglass_rtmp::Intent;
+use spyglass_testkit::stopwatch::Stopwatch;
 use spyglass_tests::eventually;
 use spyglass_tests::ffmpeg::{self, Clip, Ffmpeg};
 use spyglass_tests::http::Client;
@@ -84,6 +85,7 @@ async fn a_kick_is_felt_within_a_second() {
     system.client.get(&hls[1]).await.expect(200);
     tokio::time::sleep(Duration::from_secs(1)).await;
 
+    let watch = Stopwatch::start();
     let mut kicked = Vec::new();
     for viewer in [&joined[0], &joined[2]] {
         let name = viewer["viewer"].as_str().unwrap();
@@ -93,7 +95,8 @@ async fn a_kick_is_felt_within_a_second() {
     }
     tokio::time::sleep(Duration::from_secs(3)).await;
     stop.store(true, Ordering::Relaxed);
-    let second = Duration::from_secs(1);
+    // A second of a machine that runs.
+    let second = Duration::from_secs(1) + watch.stood_still();
 
     let mut frames = Vec::new();
     for task in pushed {
@@ -102,7 +105,7 @@ async fn a_kick_is_felt_within_a_second() {
     let last = frames[0].last().unwrap().1;
     assert!(last < kicked[0] + second, "{:?} after the kick", last - kicked[0]);
     let last = frames[1].last().unwrap().1;
-    assert!(last > kicked[1] + second, "the other push viewer was cut too");
+    assert!(last > kicked[1] + Duration::from_secs(1), "the other push viewer was cut too");
     let whole = frames[1].windows(2).all(|pair| pair[1].0 - pair[0].0 <= FRAME_MS + 1);
     assert!(whole, "the other push viewer missed a frame: {:?}", frames[1]);
 

@@ -19,8 +19,8 @@ async fn broadcasts_outlive_control() {
     let joined = system.join(&broadcast.id).await;
     let (rtmp, hls) =
         (joined["urls"]["rtmp"].as_str().unwrap(), joined["urls"]["hls"].as_str().unwrap());
-    let push = Ffmpeg::decode(rtmp, 14);
-    let poll = Ffmpeg::decode(hls, 14);
+    let push = Ffmpeg::decode(rtmp, 30);
+    let poll = Ffmpeg::decode(hls, 30);
 
     for empty in [false, true] {
         system.control.kill();

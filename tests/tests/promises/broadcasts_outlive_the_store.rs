@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use hyper::Method;
 use serde_json::{Value, json};
+use spyglass_testkit::stopwatch::Stopwatch;
 use spyglass_tests::eventually;
 use spyglass_tests::ffmpeg::{self, Clip, Ffmpeg};
 use spyglass_tests::several::Several;
-use tokio::time::Instant;
 
 /// What is promised for everything to be right again.
 const SOON: Duration = Duration::from_secs(10);
@@ -22,7 +22,7 @@ async fn broadcasts_outlive_the_store() {
     system.wait_for(&broadcast.id, "/state", &json!("live"), SOON).await;
     let joined = system.join(1, &broadcast.id).await.unwrap().expect(200).json();
     let url = |tier: &str| joined["urls"][tier].as_str().unwrap().to_owned();
-    let (push, poll) = (Ffmpeg::decode(&url("rtmp"), 30), Ffmpeg::decode(&url("hls"), 30));
+    let (push, poll) = (Ffmpeg::decode(&url("rtmp"), 45), Ffmpeg::decode(&url("hls"), 45));
     system.wait_for(&broadcast.id, "/viewers/push", &json!(1), SOON).await;
     let list = url("hls").replace("index.m3u8", "chunklist.m3u8");
 
@@ -48,7 +48,7 @@ async fn broadcasts_outlive_the_store() {
             true => system.nats.restart_empty(),
             false => system.nats.restart(),
         }
-        let back = Instant::now();
+        let back = Stopwatch::start();
         system.wait_for_readiness(200, SOON).await;
         let other = system.create(1, "made after").await;
         assert_eq!(system.show(0, &other.id).await["title"], "made after");

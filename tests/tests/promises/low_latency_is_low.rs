@@ -96,7 +96,7 @@ async fn low_latency_is_low() {
         }
         parts = next;
     }
-    assert!(kept_hints > 40, "{kept_hints} of the hinted parts came");
+    assert!(kept_hints > 20, "{kept_hints} of the hinted parts came");
     delays.sort_by(f64::total_cmp);
     let at = |share: f64| delays[((delays.len() - 1) as f64 * share) as usize] * 1e3;
     println!(

@@ -19,7 +19,7 @@ async fn notices_are_hints() {
     let mut last = List::parse(&system.client.get(&url).await.expect(200).text()).last();
     for _ in 0..3 {
         // Target duration is 2 s here: a copy lives 3 s at most.
-        let next = eventually("a newer list", Duration::from_secs(5), || async {
+        let next = eventually("a newer list", Duration::from_secs(10), || async {
             let list = List::parse(&system.client.get(&url).await.expect(200).text());
             assert!(list.last() >= last, "time went backwards");
             (list.last() > last).then_some(list.last())

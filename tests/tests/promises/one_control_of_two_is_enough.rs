@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use spyglass_testkit::stopwatch::Stopwatch;
 use spyglass_tests::ffmpeg::{self, Clip, Ffmpeg};
 use spyglass_tests::several::Several;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, interval};
+use tokio::time::interval;
 
 /// Joins in all, and the one before which a control is killed.
 const JOINS: usize = 300;
@@ -36,7 +37,7 @@ async fn one_control_of_two_is_enough() {
         }
         let (client, urls) = (system.client.clone(), Arc::clone(&urls));
         joins.spawn(async move {
-            let began = Instant::now();
+            let began = Stopwatch::start();
             let ask = async |n: usize| {
                 let body = json!({});
                 client.try_call(hyper::Method::POST, &urls[n], "", &body).await

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use http::Method;
 use serde_json::{Value, json};
+use spyglass_testkit::stopwatch::Stopwatch;
 use spyglass_tests::eventually;
 use spyglass_tests::ffmpeg::{self, Clip, Ffmpeg};
 use spyglass_tests::hls::List;
@@ -57,11 +58,17 @@ async fn one_fetch_through_a_gateway() {
     let distinct: HashSet<_> = chunks.iter().map(|(_, uri)| uri).collect();
     assert!(distinct.len() >= 3 && chunks.len() >= 3 * (distinct.len() - 1));
     let asked = system.metric(&origin, &requests("chunk")).await;
-    assert_eq!(asked, distinct.len() as f64, "each chunk once, for all edges");
+    // Who finds the gateway too slow, on a machine that stands still, asks the origin.
+    let mut fell = 0.0;
+    for edge in 0..EDGES {
+        fell += system.metric(&system.edge(edge), "spyglass_edge_gateway_fallbacks_total{").await;
+    }
+    let (least, most) = (distinct.len() as f64, distinct.len() as f64 + fell);
+    assert!((least..=most).contains(&asked), "each chunk once, for all edges: {asked}, {fell}");
     let asked = system.metric(&origin, &requests("chunklist")).await;
     let versions = lists.len() as f64;
     // A list may be fetched again because it aged, or be fetched while nobody looks.
-    assert!(asked <= versions + 3.0, "{asked} fetches of {versions} versions by {EDGES} edges");
+    assert!(asked <= versions + 3.0 + fell, "{asked} fetches of {versions} versions, {fell}");
     eventually("who goes through whom", Duration::from_secs(5), || async {
         let nodes = system.operator(Method::GET, "/v1/nodes", Value::Null).await.json();
         let load = |edge: usize, name: &str| {
@@ -81,7 +88,7 @@ async fn one_fetch_through_a_gateway() {
     system.edges[gateway].kill();
     for edge in (0..EDGES).filter(|edge| *edge != gateway) {
         let list = format!("{}/live/{}/chunklist.m3u8", system.edge(edge), broadcast.id);
-        let asked = Instant::now();
+        let asked = Stopwatch::start();
         let before = List::parse(&system.client.get(&list).await.expect(200).text()).last();
         assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
         eventually("another chunk", Duration::from_secs(6), || async {

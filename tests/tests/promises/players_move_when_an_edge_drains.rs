@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use hyper::Method;
 use serde_json::{Value, json};
+use spyglass_testkit::stopwatch::Stopwatch;
 use spyglass_tests::browser::Page;
 use spyglass_tests::ffmpeg::{self, Clip, Ffmpeg};
 use spyglass_tests::system::System;
@@ -34,13 +35,15 @@ fn assert_no_gap(seen: &Value, before: &Value) {
 
 /// A low-latency player has less than a second in hand: it may stand still for a
 /// moment while it moves, and goes on where it was.
-fn report(what: &str, seen: &Value) {
+fn report(what: &str, seen: &Value, watch: &Stopwatch) {
     let loads = seen["loads"].as_array().unwrap();
     let at = |load: &Value| load["at"].as_u64().unwrap();
     let moved = loads.windows(2).rfind(|two| two[0]["host"] != two[1]["host"]).unwrap();
     let (pause, still) = (at(&moved[1]) - at(&moved[0]), seen["longest"].as_f64().unwrap());
     println!("{what}: {pause} ms from the last part here to the first there, still for {still} ms");
-    assert!(still < 2_500.0, "{what}: {seen}");
+    // The browser's machine may have stood still besides.
+    let bound = 2_500.0 + watch.stood_still().as_millis() as f64;
+    assert!(still < bound, "{what}: {seen}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -66,6 +69,7 @@ async fn players_move_when_an_edge_drains() {
     };
     assert!(all_from(&before, &hosts[0]), "nobody moves for no reason: {before}");
     assert_eq!(before["steering"][0]["order"].as_array().map(Vec::len), Some(3), "{before}");
+    let watched = Stopwatch::start();
     page.eval("seen.loads.length = 0; seen.longest = 0; 0").await;
 
     // Drained: within a TTL of 10 s the player is elsewhere, and so are its questions.
@@ -80,7 +84,7 @@ async fn players_move_when_an_edge_drains() {
     assert_no_gap(&seen, &before);
     let now = seen["loads"].as_array().unwrap().last().unwrap()["host"].clone();
     let now = hosts.iter().position(|host| now == *host).unwrap();
-    report("drained", &seen);
+    report("drained", &seen, &watched);
 
     // Killed: the player finds out by itself, and there is one edge left.
     system.edges[now].kill();
@@ -92,7 +96,7 @@ async fn players_move_when_an_edge_drains() {
     );
     let seen = watch(&mut page, &moved, Duration::from_secs(60)).await;
     assert_no_gap(&seen, &before);
-    report("killed", &seen);
+    report("killed", &seen, &watched);
     let later = seen["time"].as_f64().unwrap() + 3.0;
     let goes_on = format!("return document.querySelector('video').currentTime > {later}");
     watch(&mut page, &goes_on, Duration::from_secs(20)).await;

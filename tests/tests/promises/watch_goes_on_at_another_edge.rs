@@ -17,7 +17,7 @@ impl Watch {
     /// Chunks, not parts, and enough of them in hand for a moment without an edge.
     fn start(system: &System, id: &str) -> Self {
         let child = Command::new(binary())
-            .args(["watch", id, "--tier", "hls", "--buffer", "4", "--json", "--for", "90"])
+            .args(["watch", id, "--tier", "hls", "--buffer", "6", "--json", "--for", "90"])
             .args(["--control", &system.control_url("")])
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

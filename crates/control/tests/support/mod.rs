@@ -22,6 +22,7 @@ use spyglass_control::{Addresses, Config, Control};
 use spyglass_daemon::attach::{self, Attachment, Command, Profile, Source};
 use spyglass_daemon::state::StateDir;
 use spyglass_daemon::{Secret, Shutdown, now_utc};
+use spyglass_testkit::loopback;
 use spyglass_token::WatchGrant;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -90,7 +91,7 @@ pub struct World {
 }
 
 pub fn config(state: &Path) -> Config {
-    let free = "127.0.0.1:0".parse().unwrap();
+    let free = (loopback::own(), 0).into();
     Config {
         http: free,
         grpc: free,

@@ -90,7 +90,7 @@ async fn a_server_that_goes_and_comes_back() {
     let asked = Instant::now();
     let refused = engine.create("new", value("x")).await;
     assert!(matches!(refused, Err(Error::Unavailable(_))), "{refused:?}");
-    assert!(asked.elapsed() < DEADLINE + Duration::from_secs(1), "{:?}", asked.elapsed());
+    assert!(asked.elapsed() < DEADLINE + Duration::from_secs(5), "{:?}", asked.elapsed());
     assert_eq!(engine.get("kept/a").await.unwrap().unwrap().value, value("1"));
     server.resume();
     until(&engine, true).await;
