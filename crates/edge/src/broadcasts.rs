@@ -378,11 +378,13 @@ impl Broadcasts {
         for broadcast in slots {
             // Not by name: an upstream that has moved has a former self.
             let mine = broadcast.source().is_some_and(|source| std::ptr::eq(&*source, upstream));
-            if mine && broadcast.slot.lock().on_watch(alive) {
-                broadcast.wake();
-            }
+            let news = mine && broadcast.slot.lock().on_watch(alive);
+            // Who wakes and fetches is to find the way that is good now.
             if upstream.kind() == Kind::Gateway {
                 self.reroute(&broadcast);
+            }
+            if news {
+                broadcast.wake();
             }
         }
     }

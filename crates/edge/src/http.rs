@@ -7,6 +7,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 use http_body::Body as _;
@@ -121,7 +122,7 @@ impl Handler {
             }
             Ok(Route::Other) => {
                 return match self.admin.respond(path, self.metrics_allowed) {
-                    Some(response) => response.map(Body::from),
+                    Some(response) => plain(response, head),
                     None => refuse(Refusal::NotFound),
                 };
             }
@@ -331,6 +332,17 @@ impl Handler {
     fn count(&self, viewers: &Viewers) {
         self.metrics.viewers.set(i64::try_from(viewers.count()).unwrap_or(i64::MAX));
     }
+}
+
+/// What is said to the operator. hyper leaves the body out of an answer to HEAD
+/// in HTTP/1 only.
+fn plain(response: Response<Bytes>, head: bool) -> Response<Body> {
+    let (mut parts, body) = response.into_parts();
+    if !head {
+        return Response::from_parts(parts, body.into());
+    }
+    parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+    Response::from_parts(parts, Bytes::new().into())
 }
 
 fn as_control(lease: &Lease) -> spyglass_api::control::Lease {

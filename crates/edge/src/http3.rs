@@ -34,7 +34,7 @@ use crate::http::{HEADER_BYTES, Handler, now};
 use crate::priority;
 use crate::respond::Body;
 use crate::serving::{Attended, LAST_WORD, Limits, STREAMS};
-use transport::{Handle, Transport};
+use transport::{Handle, Outgoing, Transport};
 
 /// The protocol's name in TLS.
 const ALPN: &[u8] = b"h3";
@@ -294,13 +294,8 @@ async fn request(
     let _ = stream.set_priority(-i32::from(urgency));
     match send(&mut stream, body, limits.write).await {
         Ok(()) => {}
-        Err(Unsent::Broken) => {
-            // It did not come whole: neither must the answer, and to drop the
-            // stream would end it well.
-            let _ = stream.reset(code(Code::H3_INTERNAL_ERROR));
-            return None;
-        }
-        Err(Unsent::Left) => return None,
+        // It did not come whole, or is not wanted whole: the stream is reset.
+        Err(Unsent::Broken | Unsent::Left) => return None,
         Err(Unsent::Slow) => return Some("slow"),
     }
     // Not done before the viewer has it: a connection that closes takes with it
@@ -383,11 +378,7 @@ enum Unsent {
 }
 
 /// Sends a body from where it lies, in DATA frames.
-async fn send(
-    stream: &mut quinn::SendStream,
-    mut body: Body,
-    patience: Duration,
-) -> Result<(), Unsent> {
+async fn send(stream: &mut Outgoing, mut body: Body, patience: Duration) -> Result<(), Unsent> {
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(|_| Unsent::Broken)?.into_data() else { continue };
         if data.is_empty() {

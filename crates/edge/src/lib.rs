@@ -284,26 +284,32 @@ impl Edge {
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
         let service = InterceptedService::new(service, Require(self.key.clone()));
-        let until = |work: tokio::task::JoinHandle<()>| {
-            let shutdown = shutdown.clone();
+        let until = |end: &Shutdown, work: tokio::task::JoinHandle<()>| {
+            let end = end.clone();
             tokio::spawn(async move {
-                shutdown.requested().await;
+                end.requested().await;
                 work.abort();
             })
         };
-        tokio::spawn(watcher.run(shutdown.clone()));
-        until(tokio::spawn(Arc::clone(&broadcasts).sweep()));
-        until(tokio::spawn(async move {
-            let server = grpc::server().add_service(service);
-            if let Err(error) = server.serve_with_incoming(grpc::incoming(self.grpc)).await {
-                warn!(%error, "no edge can fetch through this one any more");
-            }
-        }));
-        until(tokio::spawn(beat(Arc::clone(&handler))));
-        until(tokio::spawn(report_delays(Arc::clone(&handler))));
-        until(tokio::spawn(steer(Arc::clone(&handler), attachment.clone())));
-        until(tokio::spawn(revoke(Arc::clone(&handler), attachment.clone())));
-        until(tokio::spawn(obey(commands)));
+        // Who waits when the edge is told to stop is answered as ever: what brings
+        // the answers stops behind them.
+        let served = Shutdown::new();
+        tokio::spawn(watcher.run(served.clone()));
+        until(&served, tokio::spawn(Arc::clone(&broadcasts).sweep()));
+        until(
+            &shutdown,
+            tokio::spawn(async move {
+                let server = grpc::server().add_service(service);
+                if let Err(error) = server.serve_with_incoming(grpc::incoming(self.grpc)).await {
+                    warn!(%error, "no edge can fetch through this one any more");
+                }
+            }),
+        );
+        until(&served, tokio::spawn(beat(Arc::clone(&handler))));
+        until(&shutdown, tokio::spawn(report_delays(Arc::clone(&handler))));
+        until(&served, tokio::spawn(steer(Arc::clone(&handler), attachment.clone())));
+        until(&served, tokio::spawn(revoke(Arc::clone(&handler), attachment.clone())));
+        until(&shutdown, tokio::spawn(obey(commands)));
         if let Some(listener) = self.separate_admin {
             tokio::spawn(self.admin.clone().serve(listener, true, shutdown.clone()));
         }
@@ -311,7 +317,10 @@ impl Edge {
         self.admin.ready().set("starting", true);
         info!(%id, http = self.addresses.http, "edge is ready");
         let gate = Gate::new(config.max_connections, config.max_connections_per_address);
-        until(tokio::spawn(relimit(self.live.clone(), Arc::clone(&handler), gate.clone())));
+        until(
+            &shutdown,
+            tokio::spawn(relimit(self.live.clone(), Arc::clone(&handler), gate.clone())),
+        );
         let limits = config.http_limits();
         let mut serving = JoinSet::new();
         if let Some((listener, udp, identity)) = self.https {
@@ -345,6 +354,7 @@ impl Edge {
             () = serving => {}
             () = drained => info!("connections were still open when the edge stopped"),
         }
+        served.trigger();
         attachment.left().await;
         Ok(())
     }

@@ -41,7 +41,7 @@ impl Terms {
                 terms.conditions().if_range.get_or_insert_with(|| value.clone());
             }
         }
-        terms.gzip = codings.gzip.unwrap_or(codings.any) && !terms.has_range();
+        terms.gzip = codings.prefer_gzip() && !terms.has_range();
         terms
     }
 
@@ -88,13 +88,15 @@ impl Terms {
     }
 }
 
-/// What Accept-Encoding says of gzip.
+/// What Accept-Encoding says of gzip: how welcome it is, from 0 to 1.
 #[derive(Default)]
 struct Codings {
     /// By its name; the first word on it counts.
-    gzip: Option<bool>,
+    gzip: Option<f32>,
     /// By `*`.
-    any: bool,
+    any: f32,
+    /// Of an answer as it is, where that is said by name.
+    identity: f32,
 }
 
 impl Codings {
@@ -103,16 +105,24 @@ impl Codings {
         for coding in value.split(',') {
             let mut parts = coding.split(';');
             let name = parts.next().unwrap_or_default().trim();
-            let refused = parts.any(|part| {
-                let quality = part.trim().strip_prefix(['q', 'Q']).map(str::trim_start);
-                let quality = quality.and_then(|rest| rest.strip_prefix('='));
-                quality.is_some_and(|value| value.trim().parse::<f32>().is_ok_and(|q| q <= 0.0))
+            let quality = parts.find_map(|part| {
+                let rest = part.trim().strip_prefix(['q', 'Q'])?.trim_start();
+                rest.strip_prefix('=')?.trim().parse::<f32>().ok()
             });
+            let quality = quality.unwrap_or(1.0);
             if name.eq_ignore_ascii_case("gzip") || name.eq_ignore_ascii_case("x-gzip") {
-                self.gzip.get_or_insert(!refused);
+                self.gzip.get_or_insert(quality);
+            } else if name.eq_ignore_ascii_case("identity") {
+                self.identity = quality;
+            } else if name == "*" {
+                self.any = quality;
             }
-            self.any |= name == "*" && !refused;
         }
+    }
+
+    fn prefer_gzip(&self) -> bool {
+        let gzip = self.gzip.unwrap_or(self.any);
+        gzip > 0.0 && gzip >= self.identity
     }
 }
 
@@ -180,10 +190,27 @@ mod tests {
     #[test]
     fn gzip_is_sent_to_who_accepts_it() {
         assert!(!accepts_gzip(headers(&[(ACCEPT_ENCODING, "gzip"), (RANGE, "bytes=0-")])));
-        for yes in ["gzip", "deflate, GZIP", "br;q=1, gzip;q=0.1", "*", "x-gzip", "gzip ; q=1"] {
+        for yes in [
+            "gzip",
+            "deflate, GZIP",
+            "br;q=1, gzip;q=0.1",
+            "*",
+            "x-gzip",
+            "gzip ; q=1",
+            "identity;q=0.5, gzip",
+        ] {
             assert!(accepts_gzip(headers(&[(ACCEPT_ENCODING, yes)])), "{yes}");
         }
-        for no in ["", "identity", "br", "gzip;q=0", "gzip; Q = 0.000, *", "*;q=0", "gzipped"] {
+        for no in [
+            "",
+            "identity",
+            "br",
+            "gzip;q=0",
+            "gzip; Q = 0.000, *",
+            "*;q=0",
+            "gzipped",
+            "gzip;q=0.5, identity",
+        ] {
             assert!(!accepts_gzip(headers(&[(ACCEPT_ENCODING, no)])), "{no}");
         }
         assert!(!accepts_gzip(HeaderMap::new()));

@@ -333,6 +333,27 @@ async fn a_waiter_outlives_lost_notices_and_an_origin_that_fails_for_a_while() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_waits_when_the_edge_stops_is_answered_as_ever() {
+    let mut world = World::start().await;
+    // Nothing ages: what is new comes by a notice or not at all.
+    world.origin.live(id(1), Duration::from_secs(30));
+    begin(&world).await;
+    let origin = world.origin.clone();
+    let listed = asking(&world, blocking(&world, "_HLS_msn=7&_HLS_part=3"));
+    let hinted = asking(&world, part(7, 3));
+    waiting(&world, 2).await;
+    let moving = async {
+        tokio::time::sleep(SOON).await;
+        origin.move_to(id(1), at(7, Some(3)));
+    };
+    tokio::join!(world.stop_edge(), moving);
+    let (answer, _) = listed.await.unwrap();
+    assert_eq!(answer.status, 200);
+    assert!(answer.text().contains("revision 4\n"), "{}", answer.text());
+    assert_eq!(hinted.await.unwrap().0.text(), "1-7.3.m4s");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_viewer_keeps_its_connection_through_many_waits() {
     let world = world().await;
     let mut connection = Connection::open(world.edge).await;

@@ -80,6 +80,7 @@ async fn every_answer_is_the_same_as_over_tcp() {
         (Method::GET, foreign, &[]),
         (Method::GET, "/nothing".to_owned(), &[]),
         (Method::GET, "/healthz".to_owned(), &[]),
+        (Method::HEAD, "/healthz".to_owned(), &[]),
     ] {
         let plain = ask(world.edge, method.clone(), &path, headers).await;
         let answer = client.ask(method.clone(), &path, headers).await.unwrap();
@@ -200,6 +201,29 @@ async fn who_reads_slowly_gets_all() {
     let asked = Instant::now();
     assert_eq!(client.get(&world.chunk(2)).await.body.len(), size);
     assert!(asked.elapsed() > 4 * SECOND, "{:?}", asked.elapsed());
+}
+
+/// An end without an answer is none: the stream or the connection breaks.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_without_an_answer_does_not_end_well() {
+    let (world, certificate) = world().await;
+    for bytes in [
+        &[][..],
+        // A header frame that breaks off, and one that is no header.
+        &[0x01, 0x10, 0x00, 0x00],
+        &[0x01, 0x04, 0xff, 0xff, 0xff, 0xff],
+        // A frame of HTTP/2, and a promise that only servers make.
+        &[0x06, 0x01, 0x00],
+        &[0x05, 0x02, 0x00, 0x00],
+    ] {
+        let client = Http3::open(world.https.unwrap(), &certificate).await;
+        let (mut sending, mut receiving) = client.connection.open_bi().await.unwrap();
+        sending.write_all(bytes).await.unwrap();
+        sending.finish().unwrap();
+        let answer = tokio::time::timeout(10 * SECOND, receiving.read_to_end(1 << 20)).await;
+        let answer = answer.expect("it ends");
+        assert!(answer.is_err(), "{bytes:?}: {answer:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,6 +7,7 @@
 //! there yet is noticed, so that a waiter leaves nothing behind. And a body is
 //! sent from the memory that all its viewers share: `h3` would have it copied.
 
+use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -29,12 +30,12 @@ const READ: usize = 2 * 1024;
 pub struct Handle(Shared);
 
 /// Empty once it has been taken.
-type Shared = Arc<Mutex<Option<quinn::SendStream>>>;
+type Shared = Arc<Mutex<Option<Outgoing>>>;
 
 impl Handle {
     /// Ends when the client wants no answer any more.
     pub fn stopped(&self) -> impl Future<Output = ()> + Send + use<> {
-        let stopped = self.0.lock().as_ref().map(quinn::SendStream::stopped);
+        let stopped = self.0.lock().as_ref().map(|stream| stream.stopped());
         async {
             if let Some(stopped) = stopped {
                 // A code or a lost connection: nobody reads any more.
@@ -44,8 +45,52 @@ impl Handle {
     }
 
     /// The stream itself, once: `h3` has no access to it any more.
-    pub fn take(&self) -> Option<quinn::SendStream> {
+    pub fn take(&self) -> Option<Outgoing> {
         self.0.lock().take()
+    }
+}
+
+/// What we send on one stream. Quinn ends a stream well when it is dropped, which
+/// would make half an answer, or none, look like one: an answer's stream that was
+/// not finished is reset.
+#[derive(Debug)]
+pub struct Outgoing {
+    stream: quinn::SendStream,
+    /// Bytes are still owed.
+    owes: bool,
+}
+
+impl Outgoing {
+    /// Nothing more comes.
+    ///
+    /// # Errors
+    /// When the stream has ended.
+    pub fn finish(&mut self) -> Result<(), quinn::ClosedStream> {
+        self.owes = false;
+        self.stream.finish()
+    }
+}
+
+impl Deref for Outgoing {
+    type Target = quinn::SendStream;
+
+    fn deref(&self) -> &quinn::SendStream {
+        &self.stream
+    }
+}
+
+impl DerefMut for Outgoing {
+    fn deref_mut(&mut self) -> &mut quinn::SendStream {
+        &mut self.stream
+    }
+}
+
+impl Drop for Outgoing {
+    fn drop(&mut self) {
+        if self.owes {
+            // An error means that it has ended.
+            let _ = self.stream.reset(code_of(Code::H3_INTERNAL_ERROR.value()));
+        }
     }
 }
 
@@ -107,7 +152,7 @@ impl quic::Connection<Bytes> for Transport {
         let accepted = next(ready!(self.requests.as_mut().poll_next(context)));
         Poll::Ready(accepted.and_then(|(sending, receiving)| {
             let both = Both {
-                sending: Sending::new(sending)?,
+                sending: Sending::new(sending, true)?,
                 receiving: Receiving::new(receiving, Allowance::request(now()))?,
             };
             *self.latest.lock() = Some(both.sending.handle());
@@ -170,7 +215,8 @@ fn poll_open(
     opening: &mut Accepted<quinn::SendStream>,
     context: &mut Context<'_>,
 ) -> Poll<Result<Sending, StreamErrorIncoming>> {
-    let opened = next(ready!(opening.as_mut().poll_next(context))).and_then(Sending::new);
+    let opened = next(ready!(opening.as_mut().poll_next(context)))
+        .and_then(|stream| Sending::new(stream, false));
     Poll::Ready(opened.map_err(|connection_error| StreamErrorIncoming::ConnectionErrorIncoming {
         connection_error,
     }))
@@ -277,8 +323,10 @@ pub struct Sending {
 }
 
 impl Sending {
-    fn new(stream: quinn::SendStream) -> Result<Self, ConnectionErrorIncoming> {
+    /// `answer`: it ends with its last byte, and not with its connection.
+    fn new(stream: quinn::SendStream, answer: bool) -> Result<Self, ConnectionErrorIncoming> {
         let id = id_of(stream.id())?;
+        let stream = Outgoing { stream, owes: answer };
         Ok(Self { stream: Arc::new(Mutex::new(Some(stream))), id, writing: None })
     }
 
@@ -293,7 +341,8 @@ impl quic::SendStream<Bytes> for Sending {
             let mut stream = self.stream.lock();
             let stream = stream.as_mut().ok_or_else(taken)?;
             while data.has_remaining() {
-                let written = ready!(Pin::new(&mut *stream).poll_write(context, data.chunk()));
+                let written =
+                    ready!(Pin::new(&mut stream.stream).poll_write(context, data.chunk()));
                 data.advance(written.map_err(write_error)?);
             }
         }
