@@ -9,7 +9,9 @@ use tracing_subscriber::EnvFilter;
 
 /// What is logged without `RUST_LOG`. The NATS client tells every attempt to
 /// connect; whether NATS is there, and what to do, the store says itself.
-const LEVELS: &str = "info,async_nats=warn";
+/// `h2` warns of each peer that overdoes it, and closes: what anybody may cause
+/// by connecting is counted and not written down.
+const LEVELS: &str = "info,async_nats=warn,h2=error";
 
 /// How a line looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
