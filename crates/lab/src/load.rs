@@ -3,7 +3,8 @@
 //! An open loop: a viewer's next request is due at a time that no answer can
 //! push back, and its delay counts from then, so a server that falls behind
 //! shows it. One more viewer, who asks every 20 ms, tells when what appeared;
-//! against it the others' polling delay is measured. Works on any server.
+//! against it the others' polling delay is measured. Works on any server, and ends
+//! when it was told to whatever that server does: what is under way then is dropped.
 
 mod viewer;
 
@@ -12,19 +13,35 @@ use std::time::{Duration, Instant};
 
 use http::Uri;
 use serde::Serialize;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{MissedTickBehavior, timeout_at};
 
 use crate::request::Http;
 use crate::request::tls::{Tls, Trust};
-use crate::validate::Error;
 use crate::validate::list::{List, MAX_LIST};
+use crate::validate::{Error, find_lists};
 
 use viewer::{Tally, position};
 
 /// How often the one who tells what appeared asks.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// For one such answer.
+const LOOKED: Duration = Duration::from_secs(10);
+
+/// How long viewers may take to hand over what they saw, once it is over.
+const HAND_OVER: Duration = Duration::from_secs(1);
+
+/// The most viewers of one run: each is a task, a connection and a player, and
+/// the machine's ports end before that.
+pub const MAX_VIEWERS: u32 = 100_000;
+
 /// Ticks of a second in `/proc/PID/stat`, on every Linux.
 const TICKS: f64 = 100.0;
+
+/// When each position first stood in the list.
+type Appeared = BTreeMap<(u64, u64), Instant>;
 
 /// When a viewer asks for the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,11 +60,12 @@ pub enum Pace {
 pub struct Options {
     /// A media playlist, or a multivariant one whose first variant is taken.
     pub url: String,
-    /// How many.
+    /// How many; [`MAX_VIEWERS`] at most.
     pub viewers: u32,
     /// When each asks.
     pub pace: Pace,
-    /// For how long, once all have come.
+    /// For how long, once all have come. With `ramp` it bounds everything, the
+    /// search for the list too.
     pub length: Duration,
     /// They come one by one within this time.
     pub ramp: Duration,
@@ -102,7 +120,7 @@ pub struct Report {
     pub cpu_ms_per_viewer_second: Option<f64>,
 }
 
-/// Opens the viewers and waits until they are done.
+/// Opens the viewers and waits until it is over: when the time is, or at `stop`.
 ///
 /// # Errors
 /// When the server does not answer with a playlist, or there is no process of the
@@ -111,71 +129,92 @@ pub async fn run(options: &Options, stop: impl Future<Output = ()>) -> Result<Re
     if let Some(pid) = options.pid.filter(|pid| cpu_seconds(*pid).is_none()) {
         return Err(Error::NoProcess { pid });
     }
+    let viewers = options.viewers.min(MAX_VIEWERS);
+    let mut report = Report { viewers, ..Report::default() };
     let tls = options.trust.load().map_err(Error::Trust)?;
-    let found = crate::validate::find_list(&Http::new(tls.clone()), &options.url).await?;
+    let until = Instant::now() + options.ramp + options.length;
+    let mut stop = std::pin::pin!(stop);
+    let url = std::slice::from_ref(&options.url);
+    let found = find_lists(&Http::new(tls.clone()), url, until, stop.as_mut()).await?;
+    let Some(list) = found.and_then(|mut found| found.pop()).map(|server| server.list) else {
+        return Ok(report);
+    };
     let began = Instant::now();
-    let until = began + options.ramp + options.length;
-    let observer = tokio::spawn(observe(tls.clone(), found.list.clone(), until));
-    let step = options.ramp / options.viewers.max(1);
-    let viewers: Vec<_> = (0..options.viewers)
-        .map(|number| {
-            let start = began + step * number;
-            tokio::spawn(viewer::run(
-                Http::new(tls.clone()),
-                found.list.clone(),
-                options.pace,
-                u64::from(number),
-                start,
-                until,
-            ))
-        })
-        .collect();
+    // Everybody ends when the sender does.
+    let (over, ends) = watch::channel(());
+    let observer = tokio::spawn(observe(tls.clone(), list.clone(), ends.clone()));
+    let step = options.ramp / viewers.max(1);
+    let mut tasks = JoinSet::new();
+    for number in 0..viewers {
+        let (http, start) = (Http::new(tls.clone()), began + step * number);
+        let (list, pace, ends) = (list.clone(), options.pace, ends.clone());
+        tasks.spawn(viewer::run(http, list, pace, u64::from(number), start, ends));
+    }
+    let come = began + options.ramp;
     let cpu = async {
-        tokio::time::sleep_until((began + options.ramp).into()).await;
+        tokio::time::sleep_until(come.into()).await;
         let before = options.pid.and_then(cpu_seconds);
         tokio::time::sleep_until(until.into()).await;
         options.pid.and_then(cpu_seconds).zip(before).map(|(after, before)| after - before)
     };
-    let mut used = None;
-    tokio::select! {
-        seconds = cpu => used = seconds,
-        () = stop => {}
-    }
-    let handles: Vec<_> = viewers.iter().map(|viewer| viewer.abort_handle()).collect();
-    let mut report = Report { viewers: options.viewers, ..Report::default() };
-    if Instant::now() < until {
-        observer.abort();
-        handles.iter().for_each(tokio::task::AbortHandle::abort);
-    }
-    let appeared = observer.await.unwrap_or_default();
-    let mut tallies = Vec::new();
-    for viewer in viewers {
-        tallies.extend(viewer.await.ok());
-    }
+    let used = tokio::select! {
+        seconds = cpu => seconds,
+        () = stop => None,
+    };
     report.seconds = began.elapsed().as_secs_f64();
-    let viewer_seconds = f64::from(options.viewers) * options.length.as_secs_f64();
-    report.cpu_ms_per_viewer_second = used.map(|seconds| seconds * 1000.0 / viewer_seconds);
+    drop(over);
+    let viewer_seconds = f64::from(viewers) * until.saturating_duration_since(come).as_secs_f64();
+    report.cpu_ms_per_viewer_second =
+        used.filter(|_| viewer_seconds > 0.0).map(|seconds| seconds * 1000.0 / viewer_seconds);
+    let (appeared, tallies) = handed_over(&mut report, observer, tasks).await;
     sum(&mut report, tallies, &appeared);
     Ok(report)
 }
 
+/// What all have seen; who does not hand it over in time is told as an error.
+async fn handed_over(
+    report: &mut Report,
+    mut observer: JoinHandle<Appeared>,
+    mut tasks: JoinSet<Tally>,
+) -> (Appeared, Vec<Tally>) {
+    let latest = tokio::time::Instant::now() + HAND_OVER;
+    let mut tallies = Vec::with_capacity(tasks.len());
+    while let Ok(Some(viewer)) = timeout_at(latest, tasks.join_next()).await {
+        tallies.extend(viewer.ok());
+    }
+    let lost = u64::from(report.viewers).saturating_sub(tallies.len() as u64);
+    if lost > 0 {
+        report.errors.insert("viewer: lost, what it saw is missing here".to_owned(), lost);
+    }
+    let appeared = timeout_at(latest, &mut observer).await;
+    observer.abort();
+    (appeared.ok().and_then(Result::ok).unwrap_or_default(), tallies)
+}
+
 /// When each position first stood in the list.
-async fn observe(tls: Tls, list: Uri, until: Instant) -> BTreeMap<(u64, u64), Instant> {
+async fn observe(tls: Tls, list: Uri, mut ends: watch::Receiver<()>) -> Appeared {
     let http = Http::new(tls);
-    let mut appeared = BTreeMap::new();
-    let mut due = Instant::now();
-    while due < until {
-        tokio::time::sleep_until(due.into()).await;
-        due = (due + LOOK).max(Instant::now());
-        let Ok(answer) = http.get(&list, MAX_LIST, Duration::from_secs(10)).await else { continue };
-        if let Ok(list) = List::read(&answer.body) {
-            appeared.entry(position(&list)).or_insert_with(Instant::now);
+    let mut appeared = Appeared::new();
+    let looking = async {
+        let mut looks = tokio::time::interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            looks.tick().await;
+            let Ok(answer) = http.get(&list, MAX_LIST, LOOKED).await else { continue };
+            if let Ok(list) = List::read(&answer.body) {
+                appeared.entry(position(&list)).or_insert_with(Instant::now);
+            }
         }
+    };
+    tokio::select! {
+        biased;
+        _ = ends.changed() => {}
+        () = looking => {}
     }
     appeared
 }
 
-fn sum(report: &mut Report, tallies: Vec<Tally>, appeared: &BTreeMap<(u64, u64), Instant>) {
+fn sum(report: &mut Report, tallies: Vec<Tally>, appeared: &Appeared) {
     let (mut list, mut chunk, mut polling) = (Vec::new(), Vec::new(), Vec::new());
     // What stood there from the start appeared at no known time.
     let first = appeared.keys().next().copied().unwrap_or_default();

@@ -147,7 +147,8 @@ pub enum News<'a> {
 
 type Tell<'a> = dyn FnMut(News<'_>) + 'a;
 
-/// Looks at a stream until its end, the given length, or `stop`.
+/// Looks at a stream until its end, the given length, or `stop`. What is under
+/// way then is dropped, and no finding: nobody knows how it would have gone on.
 ///
 /// # Errors
 /// When a server cannot be asked at all.
@@ -157,10 +158,10 @@ pub async fn run(
     mut tell: impl FnMut(News<'_>),
 ) -> Result<Report, Error> {
     let http = Http::new(options.trust.load().map_err(Error::Trust)?);
-    let mut servers = Vec::new();
-    for url in &options.urls {
-        servers.push(find_list(&http, url).await?);
-    }
+    let until = Instant::now() + options.length;
+    let mut stop = std::pin::pin!(stop);
+    let found = find_lists(&http, &options.urls, until, stop.as_mut()).await?;
+    let Some(servers) = found else { return Ok(Report::default()) };
     let names: Vec<String> = servers.iter().map(|server| server.name.clone()).collect();
     let began = Instant::now();
     let mut run = Run {
@@ -169,20 +170,53 @@ pub async fn run(
         plain: Pollers::new(began),
         began,
         report: Report::default(),
+        found: Vec::new(),
         newest: (0, 0),
         probes: 0,
         http,
         servers,
     };
     tokio::select! {
-        () = run.until(options.length, &mut tell) => {}
+        () = run.follow(&mut tell) => {}
+        () = tokio::time::sleep_until(until.into()) => {}
         () = stop => {}
     }
+    run.hear(&mut tell);
+    run.tell_found(&mut tell);
     run.count();
     Ok(run.report)
 }
 
-pub(crate) async fn find_list(http: &Http, url: &str) -> Result<Server, Error> {
+/// The list behind each URL, until a time; `None` when `stop` came first.
+pub(crate) async fn find_lists(
+    http: &Http,
+    urls: &[String],
+    until: Instant,
+    stop: impl Future<Output = ()>,
+) -> Result<Option<Vec<Server>>, Error> {
+    let began = Instant::now();
+    let finding = async {
+        let mut servers = Vec::new();
+        for url in urls {
+            let found = tokio::time::timeout_at(until.into(), find_list(http, url)).await;
+            let late = |_| Error::Server {
+                url: url.clone(),
+                reason: format!(
+                    "no playlist within {:.1} s: try a longer --for, or another server",
+                    began.elapsed().as_secs_f64()
+                ),
+            };
+            servers.push(found.map_err(late)??);
+        }
+        Ok(servers)
+    };
+    tokio::select! {
+        found = finding => found.map(Some),
+        () = stop => Ok(None),
+    }
+}
+
+async fn find_list(http: &Http, url: &str) -> Result<Server, Error> {
     let failed = |reason: String| Error::Server { url: url.to_owned(), reason };
     let uri = request::parse(url).map_err(|error| failed(error.to_string()))?;
     let followed = http.follow(&uri, MAX_LIST, PLAIN).await;
@@ -214,6 +248,8 @@ struct Run {
     plain: Pollers,
     began: Instant,
     report: Report,
+    /// Findings of what is under way, kept when that is dropped.
+    found: Vec<Finding>,
     /// Segment and part behind everything that any server has shown.
     newest: (u64, u64),
     /// Rounds of probes made.
@@ -226,9 +262,14 @@ impl Run {
         (self.report.segments, self.report.parts, self.report.bytes) = self.media.counts();
     }
 
-    async fn until(&mut self, length: Duration, tell: &mut Tell<'_>) {
+    fn tell_found(&mut self, tell: &mut Tell<'_>) {
+        self.report.add(std::mem::take(&mut self.found), tell);
+    }
+
+    /// Until the stream has ended and its end was looked at.
+    async fn follow(&mut self, tell: &mut Tell<'_>) {
         let mut turn = 0;
-        while self.began.elapsed() < length && !self.judge.ended() {
+        while !self.judge.ended() {
             let server = turn % self.servers.len();
             turn += 1;
             let asked = Instant::now();
@@ -239,17 +280,15 @@ impl Run {
             if fresh {
                 self.fetch(server, tell).await;
             }
-            let found = self.media.keep_promises(&self.servers, self.began).await;
-            self.report.add(found, tell);
+            self.media.keep_promises(&self.servers, self.began, &mut self.found).await;
+            self.tell_found(tell);
             self.count();
             tell(News::Progress(&self.report));
             tokio::time::sleep(self.pause(server).saturating_sub(asked.elapsed())).await;
         }
         self.hear(tell);
-        if self.judge.ended() {
-            self.report.ended = true;
-            self.after_the_end(tell).await;
-        }
+        self.after_the_end(tell).await;
+        self.report.ended = true;
     }
 
     /// Between two requests: blocked reloads pace themselves.
@@ -259,7 +298,7 @@ impl Run {
             return SHORTEST;
         }
         let target = Duration::from_secs(list.target.unwrap_or(4));
-        target / 4 / u32::try_from(self.servers.len()).unwrap_or(1)
+        (target / 4 / u32::try_from(self.servers.len()).unwrap_or(1)).max(SHORTEST)
     }
 
     /// Whether the list is another than before.
@@ -286,17 +325,18 @@ impl Run {
                 let query = format!("_HLS_msn={segment}{part}");
                 (
                     request::with_query(&server.list, &query),
-                    Duration::from_secs(3 * target) + BEYOND,
+                    Duration::from_secs(target.saturating_mul(3)).saturating_add(BEYOND),
                 )
             }
         };
         let asked = self.began.elapsed();
         let answer = self.http.get(&uri, MAX_LIST, within).await;
         let at = self.began.elapsed();
-        let mut findings = Findings::new(at, &server.name);
+        let mut found = Vec::new();
+        let mut findings = Findings::new(at, &server.name, &mut found);
         let last = self.judge.last(index);
         let Some(list) = whole(answer.as_ref(), wanted.is_some(), last, &mut findings) else {
-            self.report.add(findings.found, tell);
+            self.report.add(found, tell);
             return false;
         };
         if let Some(((segment, part), ..)) = wanted {
@@ -318,7 +358,6 @@ impl Run {
         self.report.lists += 1;
         let fresh = self.judge.last(index) != Some(&list);
         self.report.versions += u64::from(fresh);
-        let mut found = findings.found;
         let request = Request { asked, at, for_next };
         found.extend(self.judge.see(index, request, list.clone()));
         if blocks(&list) {
@@ -334,8 +373,8 @@ impl Run {
         let Some((server, list)) = self.servers.get(index).zip(self.judge.last(index)) else {
             return;
         };
-        let found = self.media.fetch(index, server, list, self.began).await;
-        self.report.add(found, tell);
+        self.media.fetch(index, server, list, self.began, &mut self.found).await;
+        self.tell_found(tell);
     }
 
     /// Looks at what plain requests got meanwhile.
@@ -343,9 +382,9 @@ impl Run {
         while let Some(Heard { server: index, asked, at, answer }) = self.plain.next() {
             let Some(server) = self.servers.get(index) else { continue };
             let last = self.judge.last(index);
-            let mut findings = Findings::new(at, &server.name);
+            let mut found = Vec::new();
+            let mut findings = Findings::new(at, &server.name, &mut found);
             let list = whole(answer.as_ref(), false, last, &mut findings);
-            let mut found = findings.found;
             if let Some((list, answer)) = list.zip(answer.ok()) {
                 self.report.lists += 1;
                 self.newest = self.newest.max(position(&list));
@@ -367,8 +406,8 @@ impl Run {
         }
         let Some(server) = self.servers.get(index) else { return };
         self.probes += 1;
-        let found = probe::round(&self.http, server, list, self.began).await;
-        self.report.add(found, tell);
+        probe::round(&self.http, server, list, self.began, &mut self.found).await;
+        self.tell_found(tell);
     }
 
     async fn after_the_end(&mut self, tell: &mut Tell<'_>) {
@@ -376,8 +415,8 @@ impl Run {
             let Some((server, list)) = self.servers.get(index).zip(self.judge.last(index)) else {
                 continue;
             };
-            let found = self.media.still_there(server, list, self.began).await;
-            self.report.add(found, tell);
+            self.media.still_there(server, list, self.began, &mut self.found).await;
+            self.tell_found(tell);
             if self.poll(index, tell).await {
                 self.fetch(index, tell).await;
             }

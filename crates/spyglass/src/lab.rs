@@ -12,6 +12,9 @@ use spyglass_lab::validate::{self, News, Options, Report};
 
 use crate::watch::{StatusLine, print_line};
 
+/// The longest measurement: a year, which every clock can add to now.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3_600);
+
 /// `spyglass lab …`
 #[derive(clap::Subcommand, Debug)]
 pub enum Command {
@@ -40,14 +43,14 @@ pub enum Load {
 pub struct Hls {
     /// A media playlist, or a multivariant one (its first variant is taken)
     url: String,
-    /// How many viewers, each with a connection of its own
+    /// How many viewers, each with a connection of its own; at most 100000
     #[arg(long, default_value_t = 100)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(load::MAX_VIEWERS)))]
     viewers: u32,
     /// When they ask: every 2.0 to 2.8 s as the paper saw it, as the specification asks, or by blocking reloads
     #[arg(long, value_enum, default_value_t = Pace::Paper)]
     pace: Pace,
-    /// How long to go on once all have come
+    /// How long to go on once all have come; what is under way then is dropped
     #[arg(long = "for", value_name = "SECONDS", default_value_t = 30.0)]
     seconds: f64,
     /// They come one by one within this time
@@ -114,8 +117,9 @@ pub async fn run(command: Command, shutdown: Shutdown) -> anyhow::Result<()> {
 }
 
 fn duration(flag: &str, seconds: f64) -> anyhow::Result<Duration> {
-    Duration::try_from_secs_f64(seconds)
-        .map_err(|_| anyhow::anyhow!("{flag} {seconds}: give a number of seconds"))
+    Duration::try_from_secs_f64(seconds).ok().filter(|length| *length <= LONGEST).ok_or_else(|| {
+        anyhow::anyhow!("{flag} {seconds}: give a number of seconds, {} at most", LONGEST.as_secs())
+    })
 }
 
 async fn load_hls(args: Hls, shutdown: Shutdown) -> anyhow::Result<()> {
@@ -140,6 +144,12 @@ async fn load_hls(args: Hls, shutdown: Shutdown) -> anyhow::Result<()> {
     match args.json {
         true => print_line(&serde_json::to_string(&report)?),
         false => print_line(&table(&report)),
+    }
+    if report.chunks == 0 {
+        bail!(
+            "nothing was played: no viewer got a chunk. The report counts what went wrong; look \
+             whether the broadcast is live and its list is right with `spyglass lab validate URL`"
+        );
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use http::Uri;
 use spyglass_client::player::{Config, Player, Unit};
 use spyglass_media::MediaTime;
+use tokio::sync::watch;
 
 use super::Pace;
 use crate::request::{Http, resolve, with_query};
@@ -22,6 +23,14 @@ const FIRST: usize = 3;
 
 /// After a failed request.
 const AGAIN: Duration = Duration::from_secs(1);
+
+/// From one request for the list to the next, whatever durations it names: a
+/// list of no length is polled too.
+const SHORTEST: Duration = Duration::from_millis(100);
+const LONGEST: Duration = Duration::from_secs(3_600);
+
+/// The same for blocking reloads: several parts may come at once.
+const SHORTEST_BLOCKING: Duration = Duration::from_millis(20);
 
 /// Reasons that are told apart.
 const REASONS: usize = 32;
@@ -44,13 +53,14 @@ pub(super) fn position(list: &List) -> (u64, u64) {
     (list.end(), list.open.parts.len() as u64)
 }
 
+/// Views until `ends` has no sender any more.
 pub(super) async fn run(
     http: Http,
     uri: Uri,
     pace: Pace,
     number: u64,
     start: Instant,
-    until: Instant,
+    mut ends: watch::Receiver<()>,
 ) -> Tally {
     let mut viewer = Viewer {
         http,
@@ -63,13 +73,20 @@ pub(super) async fn run(
         units: 0,
         tally: Tally::default(),
     };
-    let mut due = start;
-    while due < until {
-        tokio::time::sleep_until(due.into()).await;
-        due = viewer.turn(due).await;
+    let viewing = async {
+        let mut due = start;
+        loop {
+            tokio::time::sleep_until(due.into()).await;
+            due = viewer.turn(due).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        _ = ends.changed() => {}
+        () = viewing => {}
     }
     if let Some(mut player) = viewer.player {
-        player.on_time(Instant::now().min(until));
+        player.on_time(Instant::now());
         (viewer.tally.stalls, viewer.tally.stalled) =
             (player.stats().stalls, player.stats().stalled);
     }
@@ -99,7 +116,8 @@ impl Viewer {
             }
             None => self.uri.clone(),
         };
-        let behind = due.elapsed();
+        let asked = Instant::now();
+        let behind = asked.saturating_duration_since(due);
         let answer = self.http.get(&uri, MAX_LIST, WITHIN).await;
         let list = match answer {
             Ok(answer) if answer.status.is_success() => {
@@ -126,7 +144,9 @@ impl Viewer {
         }
         let wait = match self.pace {
             Pace::Paper => Duration::from_millis(2_000 + self.next_random() % 801),
-            Pace::Blocking if can_block(&list) => return Instant::now(),
+            Pace::Blocking if can_block(&list) => {
+                return Instant::now().max(asked + SHORTEST_BLOCKING);
+            }
             Pace::Spec | Pace::Blocking => {
                 let target = list.target.unwrap_or(4) as f64;
                 let last = list.segments.last().map_or(target, |segment| segment.duration);
@@ -134,7 +154,7 @@ impl Viewer {
                 Duration::try_from_secs_f64(wait).unwrap_or(AGAIN)
             }
         };
-        due + wait
+        next(due, asked, wait.clamp(SHORTEST, LONGEST))
     }
 
     /// Chunks that are new, or parts where they are followed.
@@ -178,7 +198,7 @@ impl Viewer {
     }
 
     fn play(&mut self, hold: Duration, seconds: f64) {
-        let duration = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+        let duration = Duration::try_from_secs_f64(seconds).unwrap_or_default().min(LONGEST);
         let start =
             MediaTime::from_millis(i64::try_from(self.clock.as_millis()).unwrap_or(i64::MAX));
         let unit = Unit { sequence: self.units, start, duration, tag: () };
@@ -207,6 +227,33 @@ impl Viewer {
     }
 }
 
+/// When the next request is due whose last one was due at `due`. One that is late
+/// does not push it back; what would have been due before that one was sent is
+/// left out, or a server that stood still would be asked without a pause after.
+fn next(due: Instant, asked: Instant, wait: Duration) -> Instant {
+    let next = due + wait;
+    if next < asked + SHORTEST { asked + wait } else { next }
+}
+
 fn can_block(list: &List) -> bool {
     !list.ended && list.control.as_ref().is_some_and(|control| control.can_block_reload)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_request_is_due_by_the_schedule_and_never_without_a_pause() {
+        let began = Instant::now();
+        let at = |ms| began + Duration::from_millis(ms);
+        let wait = Duration::from_millis(2_000);
+        // In time, and late by less than a turn: the schedule holds.
+        assert_eq!(next(at(0), at(1), wait), at(2_000));
+        assert_eq!(next(at(0), at(1_500), wait), at(2_000));
+        // Turns were missed: from here on.
+        assert_eq!(next(at(0), at(45_000), wait), at(47_000));
+        assert_eq!(next(at(0), at(1_950), wait), at(3_950));
+        assert_eq!(next(at(0), at(0), SHORTEST), at(100));
+    }
 }

@@ -131,12 +131,13 @@ pub struct Finding {
 pub(crate) struct Findings<'a> {
     pub(crate) at: Duration,
     pub(crate) server: &'a str,
-    pub(crate) found: Vec<Finding>,
+    /// Where they are kept: who looks may be dropped meanwhile.
+    pub(crate) found: &'a mut Vec<Finding>,
 }
 
 impl<'a> Findings<'a> {
-    pub(crate) fn new(at: Duration, server: &'a str) -> Self {
-        Self { at, server, found: Vec::new() }
+    pub(crate) fn new(at: Duration, server: &'a str, found: &'a mut Vec<Finding>) -> Self {
+        Self { at, server, found }
     }
 
     pub(crate) fn fault(&mut self, rule: Rule, what: impl Into<String>, lines: Vec<String>) {

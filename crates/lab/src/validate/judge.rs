@@ -123,13 +123,14 @@ impl Judge {
     pub fn see(&mut self, server: usize, request: Request, list: List) -> Vec<Finding> {
         let at = request.at;
         let Some(name) = self.names.get(server).cloned() else { return Vec::new() };
-        let mut findings = Findings::new(at, &name);
+        let mut found = Vec::new();
+        let mut findings = Findings::new(at, &name, &mut found);
         if let Some(server) = self.servers.get_mut(server) {
             server.reloaded.note(at, Mark::of(&list));
         }
         if self.last(server).is_some_and(|last| *last == list) {
             self.silence(server, at, &mut findings);
-            return findings.found;
+            return found;
         }
         self.edits(server, request, &list, &mut findings);
         self.text(at, &list, &mut findings);
@@ -137,7 +138,7 @@ impl Judge {
             server.last = Some(list);
             server.polled = at;
         }
-        findings.found
+        found
     }
 
     /// A whole list that `server` gave to a request which waits for nothing,
@@ -152,7 +153,8 @@ impl Judge {
         list: List,
     ) -> Vec<Finding> {
         let Some(name) = self.names.get(server).cloned() else { return Vec::new() };
-        let mut findings = Findings::new(at, &name);
+        let mut found = Vec::new();
+        let mut findings = Findings::new(at, &name, &mut found);
         let kept = Duration::from_secs_f64((list.target.unwrap_or(1) as f64 / 2.0).max(1.0));
         // A reload has another URL: a cache may keep the two apart. Age is in
         // whole seconds.
@@ -194,7 +196,7 @@ impl Judge {
                 server.plain = Some(list);
             }
         }
-        findings.found
+        found
     }
 
     /// One version by itself and against what its numbers meant before.

@@ -63,8 +63,9 @@ impl Media {
         server: &Server,
         list: &List,
         began: Instant,
-    ) -> Vec<Finding> {
-        let mut findings = Findings::new(began.elapsed(), &server.name);
+        found: &mut Vec<Finding>,
+    ) {
+        let mut findings = Findings::new(began.elapsed(), &server.name, found);
         for (sequence, segment) in list.numbered() {
             if let Some(map) = &segment.map {
                 self.one(index, server, map, &mut findings).await;
@@ -92,7 +93,6 @@ impl Media {
         while self.parts.len() > REMEMBERED {
             self.parts.pop_first();
         }
-        findings.found
     }
 
     async fn parts_of(
@@ -178,7 +178,8 @@ impl Media {
         &mut self,
         servers: &[Server],
         began: Instant,
-    ) -> Vec<Finding> {
+        found: &mut Vec<Finding>,
+    ) {
         let now = began.elapsed();
         let last = |promise: &Promise| promise.until < now + BEFORE;
         let mut due: Vec<Promise> = Vec::new();
@@ -190,7 +191,6 @@ impl Media {
             *asked = true;
             !over
         });
-        let mut found = Vec::new();
         for promise in due {
             let Some(server) = servers.get(promise.server) else { continue };
             let answer = self.get(server, &promise.uri).await;
@@ -200,12 +200,10 @@ impl Media {
                 && at < promise.until
             {
                 self.promises.retain(|(other, _)| other.uri != promise.uri);
-                let mut findings = Findings::new(at, &server.name);
+                let mut findings = Findings::new(at, &server.name, found);
                 findings.fault(Rule::P6, format!("{} {reason} too early", promise.uri), vec![]);
-                found.extend(findings.found);
             }
         }
-        found
     }
 
     /// Rule P14: the last list's segments.
@@ -214,14 +212,14 @@ impl Media {
         server: &Server,
         list: &List,
         began: Instant,
-    ) -> Vec<Finding> {
-        let mut findings = Findings::new(began.elapsed(), &server.name);
+        found: &mut Vec<Finding>,
+    ) {
+        let mut findings = Findings::new(began.elapsed(), &server.name, found);
         for segment in list.segments.iter().filter(|segment| !segment.gap) {
             if let Err(reason) = self.get(server, &segment.uri).await {
                 let what = format!("{} {reason} after the end", segment.uri);
                 findings.fault(Rule::P14, what, list.excerpt(segment.line, segment.line + 3));
             }
         }
-        findings.found
     }
 }

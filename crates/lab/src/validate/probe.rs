@@ -28,8 +28,9 @@ pub(super) async fn round(
     server: &Server,
     list: &List,
     began: Instant,
-) -> Vec<Finding> {
-    let mut findings = Findings::new(began.elapsed(), &server.name);
+    found: &mut Vec<Finding>,
+) {
+    let mut findings = Findings::new(began.elapsed(), &server.name, found);
     let ask = async |query: &str| {
         let uri = with_query(&server.list, query);
         http.get(&uri, MAX_LIST, PLAIN).await.map_err(|error| error.to_string())
@@ -77,7 +78,6 @@ pub(super) async fn round(
 
     delta(&ask("_HLS_skip=YES").await, list, &mut findings);
     hint(http, server, list, &mut findings).await;
-    findings.found
 }
 
 fn read(answer: &Answer) -> Result<List, String> {
@@ -129,7 +129,7 @@ async fn hint(http: &Http, server: &Server, list: &List, findings: &mut Findings
     let Ok(uri) = resolve(&server.list, hint) else {
         return findings.fault(Rule::L7, format!("{hint} is no URI"), lines());
     };
-    let within = Duration::from_secs(3 * list.target.unwrap_or(4));
+    let within = Duration::from_secs(list.target.unwrap_or(4).saturating_mul(3));
     let came = match http.get(&uri, MAX_PART, within).await {
         Ok(answer) if answer.status.is_success() => true,
         Ok(answer) if answer.status == StatusCode::NOT_FOUND => false,
