@@ -6,9 +6,14 @@
 //! section 4.4.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 /// Longest playlist that is read, in bytes.
 pub const MAX_LIST: usize = 4 * 1024 * 1024;
+
+/// What a duration may be, in seconds: longer than any, and far from
+/// what arithmetic on times cannot hold.
+const SECONDS: RangeInclusive<f64> = 0.0..=1e6;
 
 /// A tag's attributes (section 4.2), quotes removed.
 pub type Attributes = BTreeMap<String, String>;
@@ -144,19 +149,20 @@ impl List {
             match name {
                 "INF" => {
                     let seconds = value.split(',').next().unwrap_or_default();
-                    next.duration = seconds.trim().parse().map_err(|_| unread("EXTINF"))?;
+                    let seconds = seconds.trim().parse().ok().filter(|it| SECONDS.contains(it));
+                    next.duration = seconds.ok_or_else(|| unread("EXTINF"))?;
                 }
                 "-X-VERSION" => list.version = value.parse().ok(),
                 "-X-TARGETDURATION" => {
-                    let seconds = value.parse().map_err(|_| unread("EXT-X-TARGETDURATION"))?;
-                    list.target = Some(seconds);
+                    let seconds = value.parse().ok().filter(|it| SECONDS.contains(&(*it as f64)));
+                    list.target = Some(seconds.ok_or_else(|| unread("EXT-X-TARGETDURATION"))?);
                 }
                 "-X-MEDIA-SEQUENCE" => {
-                    list.sequence = value.parse().map_err(|_| unread("EXT-X-MEDIA-SEQUENCE"))?;
+                    list.sequence = count(value).ok_or_else(|| unread("EXT-X-MEDIA-SEQUENCE"))?;
                 }
                 "-X-DISCONTINUITY-SEQUENCE" => {
-                    let unread = |_| unread("EXT-X-DISCONTINUITY-SEQUENCE");
-                    list.discontinuity_sequence = value.parse().map_err(unread)?;
+                    let unread = || unread("EXT-X-DISCONTINUITY-SEQUENCE");
+                    list.discontinuity_sequence = count(value).ok_or_else(unread)?;
                 }
                 "-X-PLAYLIST-TYPE" => list.playlist_type = Some(value.to_owned()),
                 "-X-ENDLIST" => list.ended = true,
@@ -169,13 +175,15 @@ impl List {
                 }
                 "-X-MAP" => map = attributes(value).remove("URI"),
                 "-X-PART-INF" => {
-                    list.part_target = number(&attributes(value), "PART-TARGET");
+                    list.part_target = seconds(&attributes(value), "PART-TARGET");
                     list.part_target.ok_or_else(|| unread("EXT-X-PART-INF"))?;
                 }
                 "-X-PART" => next.parts.push(part(value, line)),
-                "-X-SKIP" => list.skips.push(
-                    number(&attributes(value), "SKIPPED-SEGMENTS").map_or(0, |count| count as u64),
-                ),
+                "-X-SKIP" => {
+                    let skipped = attributes(value).remove("SKIPPED-SEGMENTS");
+                    let skipped = skipped.map_or(Some(0), |skipped| count(&skipped));
+                    list.skips.push(skipped.ok_or_else(|| unread("EXT-X-SKIP"))?);
+                }
                 "-X-SERVER-CONTROL" => list.control = Some(control(&attributes(value))),
                 "-X-PRELOAD-HINT" => {
                     let mut hint = attributes(value);
@@ -193,17 +201,17 @@ impl List {
 
     /// Sequence number of the first segment that is written out.
     pub fn first(&self) -> u64 {
-        self.sequence + self.skips.iter().sum::<u64>()
+        self.skips.iter().fold(self.sequence, |first, skipped| first.saturating_add(*skipped))
     }
 
     /// Sequence number behind the last whole segment.
     pub fn end(&self) -> u64 {
-        self.first() + self.segments.len() as u64
+        self.first().saturating_add(self.segments.len() as u64)
     }
 
     /// Each whole segment with its sequence number.
     pub fn numbered(&self) -> impl Iterator<Item = (u64, &Segment)> {
-        (self.first()..).zip(&self.segments)
+        (self.first()..=u64::MAX).zip(&self.segments)
     }
 
     /// Length of all that is written out, in seconds.
@@ -227,7 +235,7 @@ fn part(value: &str, line: usize) -> Part {
     let mut attributes = attributes(value);
     let yes = |name: &str| attributes.get(name).is_some_and(|value| value == "YES");
     Part {
-        duration: number(&attributes, "DURATION").unwrap_or_default(),
+        duration: seconds(&attributes, "DURATION").unwrap_or_default(),
         independent: yes("INDEPENDENT"),
         gap: yes("GAP"),
         line,
@@ -238,14 +246,19 @@ fn part(value: &str, line: usize) -> Part {
 fn control(attributes: &Attributes) -> ServerControl {
     ServerControl {
         can_block_reload: attributes.get("CAN-BLOCK-RELOAD").is_some_and(|value| value == "YES"),
-        can_skip_until: number(attributes, "CAN-SKIP-UNTIL"),
-        hold_back: number(attributes, "HOLD-BACK"),
-        part_hold_back: number(attributes, "PART-HOLD-BACK"),
+        can_skip_until: seconds(attributes, "CAN-SKIP-UNTIL"),
+        hold_back: seconds(attributes, "HOLD-BACK"),
+        part_hold_back: seconds(attributes, "PART-HOLD-BACK"),
     }
 }
 
-fn number(attributes: &Attributes, name: &str) -> Option<f64> {
-    attributes.get(name)?.parse().ok().filter(|number: &f64| number.is_finite())
+/// A number that a player in JavaScript can count on from.
+fn count(text: &str) -> Option<u64> {
+    text.trim().parse().ok().filter(|count| *count < 1 << 53)
+}
+
+fn seconds(attributes: &Attributes, name: &str) -> Option<f64> {
+    attributes.get(name)?.parse().ok().filter(|seconds| SECONDS.contains(seconds))
 }
 
 /// An attribute list: commas inside quotes separate nothing.
@@ -286,17 +299,21 @@ pub fn date_ms(text: &str) -> Option<i64> {
         ("Z" | "z", _) => 0,
         (sign, rest) => {
             let (hours, minutes) = rest.split_once(':').or_else(|| rest.split_at_checked(2))?;
-            let east = hours.parse::<i64>().ok()? * 60 + minutes.parse::<i64>().unwrap_or(0);
+            let (hours, minutes): (i64, i64) = (hours.parse().ok()?, minutes.parse().unwrap_or(0));
+            if !(0..24).contains(&hours) || !(0..60).contains(&minutes) {
+                return None;
+            }
+            let east = hours * 60 + minutes;
             if sign == "-" { -east } else { east }
         }
     };
-    let in_range = (0..24).contains(&hour)
-        && (0..60).contains(&minute)
-        && (0.0..61.0).contains(&seconds)
-        && minutes_east.abs() < 24 * 60;
-    let clock_ms =
-        ((hour * 60 + minute - minutes_east) * 60_000) + (seconds * 1000.0).round() as i64;
-    in_range.then_some(days(year, month, day) * 86_400_000 + clock_ms)
+    let in_range =
+        (0..24).contains(&hour) && (0..60).contains(&minute) && (0.0..61.0).contains(&seconds);
+    in_range.then(|| {
+        let clock_ms =
+            (hour * 60 + minute - minutes_east) * 60_000 + (seconds * 1000.0).round() as i64;
+        days(year, month, day) * 86_400_000 + clock_ms
+    })
 }
 
 /// Days since 1970-01-01 in the Gregorian calendar, years counted from March so
@@ -350,6 +367,27 @@ mod tests {
     }
 
     #[test]
+    fn numbers_that_nobody_can_count_on_from_are_refused() {
+        for (tag, value) in [
+            ("EXTINF", "inf,"),
+            ("EXTINF", "NaN,"),
+            ("EXTINF", "-1,"),
+            ("EXTINF", "1e300,"),
+            ("EXT-X-TARGETDURATION", "18446744073709551615"),
+            ("EXT-X-MEDIA-SEQUENCE", "18446744073709551615"),
+            ("EXT-X-DISCONTINUITY-SEQUENCE", "9007199254740992"),
+            ("EXT-X-SKIP", "SKIPPED-SEGMENTS=18446744073709551615"),
+        ] {
+            let text = format!("#EXTM3U\n#{tag}:{value}\na\n");
+            let refused = List::read(text.as_bytes());
+            assert_eq!(refused, Err(Unreadable::Value { line: 2, tag }), "{text}");
+        }
+        let skips = "#EXT-X-SKIP:SKIPPED-SEGMENTS=9007199254740991\n".repeat(3_000);
+        let list = List::read(format!("#EXTM3U\n{skips}a\nb\n").as_bytes()).unwrap();
+        assert_eq!((list.first(), list.end(), list.numbered().count()), (u64::MAX, u64::MAX, 1));
+    }
+
+    #[test]
     fn dates_are_read_in_every_form() {
         let zero = Some(0);
         for text in
@@ -365,6 +403,9 @@ mod tests {
             "2026-13-01T00:00:00Z",
             "2026-01-01T25:00:00Z",
             "2026-01-01T00:00:00+99:00",
+            "2026-01-01T9223372036854775807:00:00Z",
+            "2026-01-01T00:00:NaNZ",
+            "2026-01-01T00:00:00+9223372036854775807:00",
         ] {
             assert_eq!(date_ms(text), None, "{text}");
         }
