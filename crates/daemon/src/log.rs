@@ -9,8 +9,8 @@ use tracing_subscriber::EnvFilter;
 
 /// What is logged without `RUST_LOG`. The NATS client tells every attempt to
 /// connect; whether NATS is there, and what to do, the store says itself.
-/// `h2` warns of each peer that overdoes it, and closes: what anybody may cause
-/// by connecting is counted and not written down.
+/// `h2` warns of each peer that overdoes it, and closes: anybody may cause that,
+/// and nobody can do anything about it.
 const LEVELS: &str = "info,async_nats=warn,h2=error";
 
 /// How a line looks.

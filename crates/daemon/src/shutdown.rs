@@ -3,7 +3,7 @@
 use std::io;
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 use tracing::info;
 
 /// Set once, seen by every clone.
@@ -34,6 +34,11 @@ impl Shutdown {
     /// A shutdown that follows this one but can be triggered by itself.
     pub fn child(&self) -> Self {
         Self(self.0.child_token())
+    }
+
+    /// Requests it when what is returned is dropped.
+    pub fn on_drop(&self) -> DropGuard {
+        self.0.clone().drop_guard()
     }
 
     /// Lets SIGTERM and SIGINT trigger it from now on.

@@ -239,13 +239,16 @@ impl Handler {
         object: Object,
         asked: Asked<'_>,
     ) -> Result<(Response<Body>, CacheStatus), Refused> {
-        let awaits = object.directives.ok().and_then(|directives| directives.awaits());
+        if let Err(refusal) = object.directives {
+            self.broadcasts.exists(object.broadcast, asked.private).await?;
+            if !self.broadcasts.has_ended(object.broadcast) {
+                return Err((refusal, CacheStatus::Negative));
+            }
+        }
+        let directives = object.directives.unwrap_or_default();
+        let awaits = directives.awaits();
         let listed = self.broadcasts.lists(object.broadcast, asked.private, awaits).await?;
         let lists = &*listed.lists;
-        let directives = match object.directives {
-            Err(refusal) if !lists.meta.ended => return Err((refusal, CacheStatus::Negative)),
-            directives => directives.unwrap_or_default(),
-        };
         let forms = match (object.resource, &lists.delta) {
             (Resource::Index, _) => &lists.index,
             (_, Some(delta)) if directives.skip => delta,

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use h3::error::Code;
+use h3::error::{Code, StreamError};
 use h3::server::RequestResolver;
 use http::header::{CONNECTION, CONTENT_LENGTH, DATE};
 use http::{HeaderValue, Uri};
@@ -269,6 +269,10 @@ async fn request(
         Ok(Ok(resolved)) => resolved,
         Ok(Err(error)) => {
             debug!(%error, "not a request");
+            // h3 has answered that one, with 431, and leaves it at that.
+            if let (StreamError::HeaderTooBig { .. }, Some(mut stream)) = (error, handle.take()) {
+                let _ = stream.finish();
+            }
             return None;
         }
         Err(_) => return Some("no_request"),
@@ -279,7 +283,12 @@ async fn request(
     let urgency = priority::asked(&parts.headers);
     let response = tokio::select! {
         response = handler.answer(&state, parts) => response,
-        () = handle.stopped() => return None,
+        () = handle.stopped() => {
+            if let Some(mut stream) = handle.take() {
+                stream.cancel();
+            }
+            return None;
+        }
     };
     let _active = state.begin(now());
     let (head, body) = finish(response).into_parts();
@@ -294,8 +303,12 @@ async fn request(
     let _ = stream.set_priority(-i32::from(urgency));
     match send(&mut stream, body, limits.write).await {
         Ok(()) => {}
-        // It did not come whole, or is not wanted whole: the stream is reset.
-        Err(Unsent::Broken | Unsent::Left) => return None,
+        // It did not come whole: the stream is reset.
+        Err(Unsent::Broken) => return None,
+        Err(Unsent::Left) => {
+            stream.cancel();
+            return None;
+        }
         Err(Unsent::Slow) => return Some("slow"),
     }
     // Not done before the viewer has it: a connection that closes takes with it

@@ -294,6 +294,7 @@ impl Edge {
         // Who waits when the edge is told to stop is answered as ever: what brings
         // the answers stops behind them.
         let served = Shutdown::new();
+        let serves = served.on_drop();
         tokio::spawn(watcher.run(served.clone()));
         until(&served, tokio::spawn(Arc::clone(&broadcasts).sweep()));
         until(
@@ -354,7 +355,7 @@ impl Edge {
             () = serving => {}
             () = drained => info!("connections were still open when the edge stopped"),
         }
-        served.trigger();
+        drop(serves);
         attachment.left().await;
         Ok(())
     }

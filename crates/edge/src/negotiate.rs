@@ -88,15 +88,16 @@ impl Terms {
     }
 }
 
-/// What Accept-Encoding says of gzip: how welcome it is, from 0 to 1.
+/// What Accept-Encoding says of gzip: how welcome it is, from 0 to 1, by the first
+/// word on each.
 #[derive(Default)]
 struct Codings {
     /// By its name; the first word on it counts.
     gzip: Option<f32>,
     /// By `*`.
-    any: f32,
+    any: Option<f32>,
     /// Of an answer as it is, where that is said by name.
-    identity: f32,
+    identity: Option<f32>,
 }
 
 impl Codings {
@@ -109,20 +110,20 @@ impl Codings {
                 let rest = part.trim().strip_prefix(['q', 'Q'])?.trim_start();
                 rest.strip_prefix('=')?.trim().parse::<f32>().ok()
             });
-            let quality = quality.unwrap_or(1.0);
+            let quality = quality.filter(|it| (0.0..=1.0).contains(it)).unwrap_or(1.0);
             if name.eq_ignore_ascii_case("gzip") || name.eq_ignore_ascii_case("x-gzip") {
                 self.gzip.get_or_insert(quality);
             } else if name.eq_ignore_ascii_case("identity") {
-                self.identity = quality;
+                self.identity.get_or_insert(quality);
             } else if name == "*" {
-                self.any = quality;
+                self.any.get_or_insert(quality);
             }
         }
     }
 
     fn prefer_gzip(&self) -> bool {
-        let gzip = self.gzip.unwrap_or(self.any);
-        gzip > 0.0 && gzip >= self.identity
+        let gzip = self.gzip.or(self.any).unwrap_or(0.0);
+        gzip > 0.0 && gzip >= self.identity.unwrap_or(0.0)
     }
 }
 

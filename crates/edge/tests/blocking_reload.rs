@@ -133,6 +133,24 @@ async fn what_makes_no_sense_is_refused_at_once_and_what_does_not_come_after_thr
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_makes_no_sense_is_refused_before_anything_is_looked_up() {
+    let world = world().await;
+    world.origin.enter(id(2), upstream::BroadcastState::Created, false, Duration::from_secs(1));
+    let list = format!("/live/{}/chunklist.m3u8", id(2));
+    let path = format!("{list}?_HLS_part=0");
+    world.until(&path, |answer| answer.status == 400).await;
+    let fetches = world.origin.fetches(|_| true);
+    let (answer, waited) = asking(&world, path).await.unwrap();
+    assert_eq!((answer.status, answer.cache()), (400, "hit; detail=negative"));
+    assert!(waited < Duration::from_millis(2_500), "{waited:?}");
+    // Nobody is waiting for its first list, and a broadcast that is not there has
+    // no directives.
+    assert_eq!(world.origin.fetches(|_| true), fetches);
+    let unknown = format!("/live/{}/chunklist.m3u8?_HLS_part=0", id(9));
+    assert_eq!(world.get(&unknown).await.status, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_end_answers_whoever_waits_and_directives_mean_nothing_after_it() {
     let world = world().await;
     let waiting = asking(&world, blocking(&world, "_HLS_msn=8&_HLS_part=1"));

@@ -164,6 +164,19 @@ async fn too_much_header_is_refused_and_what_never_becomes_one_is_cut() {
     let filler = vec![0; 1 << 20];
     let pushed = tokio::time::timeout(10 * SECOND, send.write_all(&filler)).await;
     assert!(pushed.expect("the edge stops reading it").is_err());
+    // Who has not heard it is answered: `GET`, `https`, `/`, and the same field over
+    // and over, literally (RFC 9204 section 4.5).
+    let ignorant = Http3::open(https, &certificate).await;
+    let (mut send, mut receive) = ignorant.connection.open_bi().await.unwrap();
+    let mut fields = vec![0, 0, 0xc0 | 17, 0xc0 | 23, 0xc0 | 1];
+    while fields.len() < 15_000 {
+        fields.extend_from_slice(b"\x27\x00x-field\x01y");
+    }
+    let length = (fields.len() as u16 | 1 << 14).to_be_bytes();
+    send.write_all(&[&[1][..], &length, &fields].concat()).await.unwrap();
+    send.finish().unwrap();
+    let answer = tokio::time::timeout(10 * SECOND, receive.read_to_end(1 << 16)).await;
+    assert!(!answer.expect("it ends").expect("it ends well").is_empty());
     // It cost one stream or connection, and nobody else anything.
     let mut other = Http3::open(https, &certificate).await;
     assert_eq!(other.get(&world.list()).await.status, 200);

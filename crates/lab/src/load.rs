@@ -30,8 +30,10 @@ const LOOK: Duration = Duration::from_millis(20);
 /// For one such answer.
 const LOOKED: Duration = Duration::from_secs(10);
 
-/// How long viewers may take to hand over what they saw, once it is over.
+/// How long viewers may take to hand over what they saw, once it is over: each
+/// closes its connection.
 const HAND_OVER: Duration = Duration::from_secs(1);
+const HAND_OVER_EACH: Duration = Duration::from_micros(100);
 
 /// The most viewers of one run: each is a task, a connection and a player, and
 /// the machine's ports end before that.
@@ -150,7 +152,7 @@ pub async fn run(options: &Options, stop: impl Future<Output = ()>) -> Result<Re
         let (list, pace, ends) = (list.clone(), options.pace, ends.clone());
         tasks.spawn(viewer::run(http, list, pace, u64::from(number), start, ends));
     }
-    let come = began + options.ramp;
+    let come = (began + options.ramp).min(until);
     let cpu = async {
         tokio::time::sleep_until(come.into()).await;
         let before = options.pid.and_then(cpu_seconds);
@@ -177,7 +179,7 @@ async fn handed_over(
     mut observer: JoinHandle<Appeared>,
     mut tasks: JoinSet<Tally>,
 ) -> (Appeared, Vec<Tally>) {
-    let latest = tokio::time::Instant::now() + HAND_OVER;
+    let latest = tokio::time::Instant::now() + HAND_OVER + HAND_OVER_EACH * report.viewers;
     let mut tallies = Vec::with_capacity(tasks.len());
     while let Ok(Some(viewer)) = timeout_at(latest, tasks.join_next()).await {
         tallies.extend(viewer.ok());

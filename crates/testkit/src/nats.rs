@@ -128,13 +128,14 @@ impl Nats {
 
     fn run(&mut self) {
         let (address, port) = (self.at.ip().to_string(), self.at.port().to_string());
-        let mut server = Command::new("nats-server")
+        let server = Command::new("nats-server")
             .args(["-a", &address, "-p", &port, "-js", "-sd"])
             .arg(&self.dir)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .expect("nats-server is installed (scripts/test does that)");
+        let server = self.server.insert(server);
         let until = Instant::now() + Duration::from_secs(20);
         while TcpStream::connect(self.at).is_err() {
             assert!(Instant::now() < until, "nats-server does not listen");
@@ -142,7 +143,6 @@ impl Nats {
             let ended = server.try_wait().expect("a child of ours");
             assert_eq!(ended, None, "nats-server ended at once");
         }
-        self.server = Some(server);
     }
 }
 

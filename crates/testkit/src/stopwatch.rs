@@ -5,30 +5,36 @@
 //! it overslept is time that the tested program did not have either; it is
 //! taken off. A program that is slow is slow still.
 
-use std::sync::Once;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{LazyLock, Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long the thread sleeps, and by how much it oversleeps on a good day.
 const NAP: Duration = Duration::from_millis(5);
 
+/// What the thread has overslept in all, and since when it sleeps.
+static SLEEPER: LazyLock<Mutex<(Duration, Instant)>> =
+    LazyLock::new(|| Mutex::new((Duration::ZERO, Instant::now())));
+
 static STARTED: Once = Once::new();
 
-/// What the thread has overslept in all, in microseconds.
-static OVERSLEPT: AtomicU64 = AtomicU64::new(0);
-
 fn overslept() -> Duration {
+    let count = || {
+        let sleeper = SLEEPER.lock().unwrap_or_else(PoisonError::into_inner);
+        // A nap may not be over although its time is.
+        let (past, asleep) = *sleeper;
+        (past + asleep.elapsed().saturating_sub(2 * NAP), sleeper)
+    };
     STARTED.call_once(|| {
-        std::thread::spawn(|| {
+        *count().1 = (Duration::ZERO, Instant::now());
+        std::thread::spawn(move || {
             loop {
-                let begun = Instant::now();
                 std::thread::sleep(NAP);
-                let late = begun.elapsed().saturating_sub(2 * NAP);
-                OVERSLEPT.fetch_add(late.as_micros() as u64, Ordering::Relaxed);
+                let (overslept, mut sleeper) = count();
+                *sleeper = (overslept, Instant::now());
             }
         });
     });
-    Duration::from_micros(OVERSLEPT.load(Ordering::Relaxed))
+    count().0
 }
 
 /// Runs while the machine does.

@@ -56,8 +56,8 @@ impl Handle {
 #[derive(Debug)]
 pub struct Outgoing {
     stream: quinn::SendStream,
-    /// Bytes are still owed.
-    owes: bool,
+    /// What is said when it is dropped; `None` once all of it was sent.
+    unfinished: Option<Code>,
 }
 
 impl Outgoing {
@@ -66,8 +66,13 @@ impl Outgoing {
     /// # Errors
     /// When the stream has ended.
     pub fn finish(&mut self) -> Result<(), quinn::ClosedStream> {
-        self.owes = false;
+        self.unfinished = None;
         self.stream.finish()
+    }
+
+    /// Nobody wants it any more.
+    pub fn cancel(&mut self) {
+        self.unfinished = self.unfinished.and(Some(Code::H3_REQUEST_CANCELLED));
     }
 }
 
@@ -87,9 +92,9 @@ impl DerefMut for Outgoing {
 
 impl Drop for Outgoing {
     fn drop(&mut self) {
-        if self.owes {
+        if let Some(code) = self.unfinished {
             // An error means that it has ended.
-            let _ = self.stream.reset(code_of(Code::H3_INTERNAL_ERROR.value()));
+            let _ = self.stream.reset(code_of(code.value()));
         }
     }
 }
@@ -326,7 +331,7 @@ impl Sending {
     /// `answer`: it ends with its last byte, and not with its connection.
     fn new(stream: quinn::SendStream, answer: bool) -> Result<Self, ConnectionErrorIncoming> {
         let id = id_of(stream.id())?;
-        let stream = Outgoing { stream, owes: answer };
+        let stream = Outgoing { stream, unfinished: answer.then_some(Code::H3_INTERNAL_ERROR) };
         Ok(Self { stream: Arc::new(Mutex::new(Some(stream))), id, writing: None })
     }
 

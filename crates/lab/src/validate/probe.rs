@@ -36,7 +36,7 @@ pub(super) async fn round(
         http.get(&uri, MAX_LIST, PLAIN).await.map_err(|error| error.to_string())
     };
 
-    let far = format!("_HLS_msn={}", list.end() + 100);
+    let far = format!("_HLS_msn={}", list.end().saturating_add(100));
     let far_part = format!("_HLS_msn={}&_HLS_part=100000", list.end());
     let impossible = [("_HLS_part=0", true), (far.as_str(), false), (far_part.as_str(), false)];
     for (query, must) in impossible {
