@@ -3,7 +3,7 @@
 //! parts are lost, and not when it stopped cleanly, which loses none of them.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use spyglass_tests::eventually;
@@ -81,9 +81,17 @@ async fn restart(cleanly: bool) {
     if cleanly {
         assert_eq!(system.origin.as_mut().unwrap().terminate().await, Some(0));
     } else {
-        // The chunk stays open, since nothing comes, and all of it is seen.
+        // Nothing comes any more and the chunk stays open, until it is a GAP after
+        // 2.7 s; what was on its way is seen.
         encoder.stop();
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        let mut still = (before, Instant::now());
+        while still.1.elapsed() < Duration::from_millis(400) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let last = seen.lock().unwrap().last;
+            if last != still.0 {
+                still = (last, Instant::now());
+            }
+        }
         system.origin.as_mut().unwrap().kill();
     }
     drop(encoder);

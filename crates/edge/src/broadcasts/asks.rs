@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::{Broadcast, Broadcasts, Listed, Refused, fill, negative, now};
 use crate::cache::{Filled, Outcome};
-use crate::directory::{Known, State};
+use crate::directory::State;
 use crate::filling::Filling;
 use crate::metrics::Waiting;
 use crate::outcome::CacheStatus;
@@ -34,12 +34,9 @@ impl Broadcasts {
 
     /// Whether nothing new will come, as far as anybody has told.
     pub fn has_ended(&self, id: BroadcastId) -> bool {
-        let told = |known: &Known| known.entry.state == State::Ended;
-        let listed = |broadcast: &Arc<Broadcast>| {
-            broadcast.slot.lock().held().is_some_and(|held| held.ended)
-        };
-        self.directory.read().get(id).is_some_and(told)
-            || self.slots.read().get(&id).is_some_and(listed)
+        let told = self.known(id).is_some_and(|known| known.entry.state == State::Ended);
+        let held = self.get(id).and_then(|broadcast| broadcast.slot.lock().held());
+        told || held.is_some_and(|held| held.ended)
     }
 
     /// The lists of a broadcast, once they name what is awaited. `proven`: a
