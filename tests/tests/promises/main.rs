@@ -28,6 +28,7 @@ mod notices_are_hints;
 mod one_control_of_two_is_enough;
 mod one_fetch_through_a_gateway;
 mod origin_restart_keeps_sequence;
+mod parts_are_as_the_broadcast_says;
 mod players_move_when_an_edge_drains;
 mod seat_101_gets_hls;
 mod sixty_seconds_play_everywhere;
